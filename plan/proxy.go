@@ -1,0 +1,179 @@
+package plan
+
+import (
+	"net/netip"
+	"time"
+
+	"github.com/kerege/kerege/mesh"
+)
+
+// Node is what a proxy says of itself when it connects: who it is (its socket
+// proves it) and how traffic reaches it.
+type Node struct {
+	ID           mesh.ProxyID
+	InboundPort  uint16     // where captured inbound traffic arrives; 0: no capture
+	OutboundPort uint16     // where captured outbound traffic arrives; 0: no capture
+	Explicit     []Explicit // listeners on loopback instead of capture (kerege dev)
+}
+
+// Explicit is a service reached at 127.0.0.1:LocalPort.
+type Explicit struct {
+	Service   mesh.ServiceName
+	Port      uint16 // the service's port
+	LocalPort uint16
+}
+
+// Proxy is everything one Envoy must do. Read this file first.
+//
+// What many proxies share (Upstream, Policy) is compiled once and shared by
+// pointer: two proxies with the same pointer have the same bytes.
+type Proxy struct {
+	Node     Node
+	Identity mesh.Identity
+	Inbound  []*Inbound  // sorted by port
+	Outbound []*Upstream // sorted by service
+	Outside  Outside
+}
+
+// Outside says what happens to captured traffic that no upstream matches.
+type Outside struct {
+	Mode   mesh.Outbound
+	Caller mesh.ServiceName // named in the refusal
+}
+
+// Inbound is one port of the application, as callers reach it through its proxy.
+type Inbound struct {
+	Service  mesh.ServiceName
+	Number   uint16
+	Name     string
+	Protocol mesh.Protocol
+	MTLS     mesh.MTLS
+	Policy   *Policy
+	Cause    mesh.Key
+}
+
+// Policy is who may call one port of one service, ready to be said in Envoy's
+// words. Shared by all proxies of the service.
+type Policy struct {
+	Name        string // "<service>:<port number>", names the ECDS and SDS resources
+	TrustDomain string
+	Bundle      []byte      // PEM of the trusted roots
+	Default     mesh.Action // what a call meets that no permission speaks of
+	Deny        []mesh.Permission
+	Allow       []mesh.Permission
+	// Callers who may open a TCP connection to the port. Any: everyone with an
+	// identity of this trust domain. Empty and not Any: nobody.
+	Callers   []mesh.Identity
+	AnyCaller bool
+	Deniers   []mesh.Identity // under AnyCaller: those who may not
+	Cause     mesh.Key
+}
+
+// Upstream is how one service is called, alike for all callers unless its route
+// looks at who calls (then one for each such caller).
+type Upstream struct {
+	Service mesh.ServiceName
+	Ports   []UpstreamPort // sorted by number
+	Cause   mesh.Key
+}
+
+// UpstreamPort is one virtual address and port with what is behind it.
+type UpstreamPort struct {
+	Number   uint16
+	Name     string
+	Protocol mesh.Protocol
+	Virtual  []netip.Addr  // VIP4, VIP6 (those that are valid)
+	Route    *Routes       // http, http2, grpc and unknown
+	TCP      []Weighted    // tcp, tls and unknown
+	Clusters []*Cluster    // everything that Route and TCP may name; sorted by name
+	Idle     time.Duration // mesh.None: none
+	Refused  bool          // the caller's right is lost or denied: reached all the same, the destination answers 403
+}
+
+// Weighted is a share of the calls.
+type Weighted struct {
+	Cluster string
+	Weight  uint32 // hundredths of a percent; a list adds up to 10000
+}
+
+// Cluster is one group of instances. Its name is "<service>:<port>" or
+// "<service>.<subset>:<port>", and its EDS name is the same.
+type Cluster struct {
+	Name      string
+	Service   mesh.ServiceName
+	Subset    string
+	Port      uint16
+	Protocol  mesh.Protocol
+	Identity  mesh.Identity // the exact SPIFFE ID the instances must show
+	MTLS      mesh.MTLS     // strict: all endpoints by mTLS; permissive: those that are in; disabled: none
+	Balance   mesh.Balance
+	Limits    mesh.Limits
+	Outlier   mesh.Outlier
+	Budget    float64 // percent of the calls in flight that may be retries
+	Connect   time.Duration
+	Idle      time.Duration
+	Endpoints *Endpoints
+	Cause     mesh.Key
+}
+
+// Endpoints is what a cluster's EDS says.
+type Endpoints struct {
+	Cluster string
+	Groups  []Group // sorted by locality
+	Cause   mesh.Key
+}
+
+// Group is the endpoints of one locality.
+type Group struct {
+	Locality  mesh.Locality
+	Endpoints []Endpoint // sorted by address
+}
+
+// Endpoint is one instance.
+type Endpoint struct {
+	Addr   netip.AddrPort
+	Weight uint32
+	Health mesh.Health
+	In     bool // mTLS; false: plaintext
+}
+
+// Routes is the HTTP behaviour of one port. Its name is the cluster's without a subset.
+type Routes struct {
+	Name    string
+	Service mesh.ServiceName
+	Rules   []RouteRule // first match wins; the last one matches everything
+	Cause   mesh.Key
+}
+
+// RouteRule is one rule, resolved: every default filled in.
+type RouteRule struct {
+	Name            string
+	Matches         []mesh.Match  // any of them; none: everything. From is resolved away
+	Timeout         time.Duration // mesh.None: none
+	Idle            time.Duration // mesh.None: none
+	Retry           Retry
+	To              []Weighted // exactly one of To, Redirect, Respond
+	Redirect        *mesh.Redirect
+	Respond         *mesh.Respond
+	Rewrite         *mesh.Rewrite
+	RequestHeaders  *mesh.HeaderOps
+	ResponseHeaders *mesh.HeaderOps
+	Pos             mesh.Pos
+}
+
+// Retry is mesh.Retry with every default filled in.
+type Retry struct {
+	Times      uint32
+	On         []string
+	AnyMethod  bool
+	PerTry     time.Duration // mesh.None: none
+	Backoff    time.Duration
+	BackoffMax time.Duration
+}
+
+// Problem is a user's mistake, found while compiling: reported, never a Go error.
+type Problem struct {
+	Where mesh.Key
+	Pos   mesh.Pos
+	What  string
+}
