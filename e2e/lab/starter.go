@@ -1,0 +1,10 @@
+package lab
+
+import "runtime"
+
+func runStarter(work <-chan func()) {
+	runtime.LockOSThread()
+	for f := range work {
+		f()
+	}
+}
