@@ -1,0 +1,271 @@
+// Package api is the words between agent, server and operator: the types of the
+// HTTP API (JSON, snake_case), and below it the generated kerege.v1 of the wire.
+//
+// Promises: no type here holds a private key; times are RFC 3339 in UTC;
+// durations are seconds as a number.
+package api
+
+import "time"
+
+// Error is what every failing request answers with (RFC 9457's shape).
+type Error struct {
+	Title  string `json:"title"`            // one sentence: what failed
+	Detail string `json:"detail,omitempty"` // what to do next
+	Status int    `json:"status"`
+}
+
+func (e *Error) Error() string {
+	if e.Detail == "" {
+		return e.Title
+	}
+	return e.Title + "\n" + e.Detail
+}
+
+// Status is the whole mesh on one screen: GET /v1/status.
+type Status struct {
+	Server           string      `json:"server"`
+	Version          string      `json:"version"`
+	TrustDomain      string      `json:"trust_domain"`
+	MTLS             string      `json:"mtls"`
+	DefaultIntention string      `json:"default_intention"`
+	Outbound         string      `json:"outbound"`
+	Generation       Generation  `json:"generation"`
+	Differs          []string    `json:"differs"` // mesh files that are not what is applied
+	Sources          []Source    `json:"sources"`
+	Nodes            []Node      `json:"nodes"`
+	Services         int         `json:"services"`
+	Proxies          ProxyCounts `json:"proxies"`
+	Held             []Held      `json:"held"`
+	Guards           []Guard     `json:"guards"`
+	Conflicts        []Conflict  `json:"conflicts"`
+	CA               CA          `json:"ca"`
+	Ready            bool        `json:"ready"`
+	WaitingFor       []string    `json:"waiting_for,omitempty"` // what keeps the gate shut
+}
+
+// Generation is one applied state of the mesh files.
+type Generation struct {
+	Number  int       `json:"number"`
+	Hash    string    `json:"hash"`
+	Applied time.Time `json:"applied"`
+	Files   int       `json:"files"`
+}
+
+// Source is one registry or directory, and how well it can be seen.
+type Source struct {
+	Name       string  `json:"name"`
+	State      string  `json:"state"` // ok stale denied filtered error
+	AgeSeconds float64 `json:"age_seconds"`
+	Error      string  `json:"error,omitempty"`
+	Services   int     `json:"services"`
+	Watches    int     `json:"watches"`
+	RequestsPS float64 `json:"requests_per_second"`
+}
+
+// Node is a host that has joined.
+type Node struct {
+	Name      string    `json:"name"`
+	Connected bool      `json:"connected"`
+	Since     time.Time `json:"since"`
+	Version   string    `json:"version"`
+	Addresses []string  `json:"addresses"`
+	Services  []string  `json:"services"` // in the mesh there
+	SkewMS    int64     `json:"clock_skew_ms"`
+}
+
+// ProxyCounts sums up the proxies.
+type ProxyCounts struct {
+	Synced int `json:"synced"`
+	Stale  int `json:"stale"`
+	Nacked int `json:"nacked"`
+}
+
+// Held is an instance that is registered, but kept from callers.
+type Held struct {
+	Service  string `json:"service"`
+	Instance string `json:"instance"`
+	Address  string `json:"address"`
+	Node     string `json:"node"`
+	Reason   string `json:"reason"`
+}
+
+// Guard is a removal that the shrink guard holds back.
+type Guard struct {
+	Service string    `json:"service"`
+	Source  string    `json:"source"`
+	Before  int       `json:"before"`
+	After   int       `json:"after"`
+	Since   time.Time `json:"since"`
+	Until   time.Time `json:"until"`
+}
+
+// Conflict is something that two sources disagree on, or an entry refused.
+type Conflict struct {
+	Where []string `json:"where"`
+	What  string   `json:"what"`
+}
+
+// CA says how long the certificates last.
+type CA struct {
+	RootExpires         time.Time `json:"root_expires"`
+	IntermediateExpires time.Time `json:"intermediate_expires"`
+	BundleHash          string    `json:"bundle_hash"`
+	LeafTTLSeconds      float64   `json:"leaf_ttl_seconds"`
+}
+
+// Service is one line of GET /v1/services.
+type Service struct {
+	Name      string     `json:"name"`
+	Protocol  string     `json:"protocol"`
+	MTLS      string     `json:"mtls"`
+	Default   string     `json:"default_intention"`
+	Ports     []Port     `json:"ports"`
+	VIP4      string     `json:"vip4"`
+	VIP6      string     `json:"vip6"`
+	Instances []Instance `json:"instances"`
+	Callers   []string   `json:"callers"` // those an intention lets in
+	Where     string     `json:"where,omitempty"`
+}
+
+// Port is one port of a service.
+type Port struct {
+	Name     string `json:"name,omitempty"`
+	Number   uint16 `json:"number"`
+	Protocol string `json:"protocol"`
+	MTLS     string `json:"mtls"`
+}
+
+// Instance is one endpoint, its origin, and whether callers get it.
+type Instance struct {
+	ID      string   `json:"id"`
+	Source  string   `json:"source"`
+	Node    string   `json:"node"`
+	Address string   `json:"address"`
+	Health  string   `json:"health"`
+	Weight  uint32   `json:"weight"`
+	Subsets []string `json:"subsets,omitempty"`
+	In      bool     `json:"in"`
+	Held    string   `json:"held,omitempty"` // why callers do not get it
+	Where   string   `json:"where,omitempty"`
+}
+
+// Proxy is one line of GET /v1/proxies.
+type Proxy struct {
+	ID        string      `json:"id"`
+	Node      string      `json:"node"`
+	Connected bool        `json:"connected"`
+	Since     time.Time   `json:"since"`
+	State     string      `json:"state"` // synced stale nacked
+	Types     []ProxyType `json:"types"`
+	Messages  uint64      `json:"messages"`
+	Bytes     uint64      `json:"bytes"`
+	Problems  []string    `json:"problems,omitempty"`
+}
+
+// ProxyType is how one type of resource stands on a proxy.
+type ProxyType struct {
+	Type       string  `json:"type"`
+	State      string  `json:"state"`
+	Resources  int     `json:"resources"`
+	LagSeconds float64 `json:"lag_seconds"`
+	Nack       string  `json:"nack,omitempty"` // Envoy's words
+	Cause      string  `json:"cause,omitempty"`
+}
+
+// Intention is one rule of GET /v1/intentions.
+type Intention struct {
+	Destination string   `json:"destination"`
+	Action      string   `json:"action"`
+	Name        string   `json:"name,omitempty"`
+	From        []string `json:"from"`
+	Except      []string `json:"except,omitempty"`
+	What        string   `json:"what"` // methods, paths and ports in words; "everything"
+	Where       string   `json:"where"`
+}
+
+// ExplainRequest is the call that POST /v1/explain speaks about.
+type ExplainRequest struct {
+	From    string            `json:"from"`
+	To      string            `json:"to"`
+	Port    string            `json:"port,omitempty"` // name or number; "" the first
+	Method  string            `json:"method"`
+	Path    string            `json:"path"`
+	Headers map[string]string `json:"headers,omitempty"`
+}
+
+// Explain is what would become of one call, step by step.
+type Explain struct {
+	Steps   []ExplainStep `json:"steps"`
+	Allowed bool          `json:"allowed"`
+	Fix     string        `json:"fix,omitempty"` // HCL that would let it through
+}
+
+// ExplainStep is one hop of a call.
+type ExplainStep struct {
+	Step  string   `json:"step"` // name, listener, route, split, endpoints, identity, decision
+	What  string   `json:"what"`
+	Where string   `json:"where,omitempty"` // file:line
+	List  []string `json:"list,omitempty"`
+}
+
+// Plan is what applying the files would change: POST /v1/plan.
+type Plan struct {
+	Generation  int           `json:"generation"` // what is applied now
+	Changes     bool          `json:"changes"`
+	Calls       []CallChange  `json:"calls"`
+	Proxies     []ProxyChange `json:"proxies"`
+	Warnings    []Diagnostic  `json:"warnings"`
+	Diagnostics []Diagnostic  `json:"diagnostics"` // errors: nothing can be applied
+	Files       []string      `json:"files"`       // that differ
+}
+
+// CallChange is a caller that gains or loses a destination.
+type CallChange struct {
+	From  string `json:"from"`
+	To    string `json:"to"`
+	Now   string `json:"now"`
+	Then  string `json:"then"`
+	Where string `json:"where,omitempty"`
+}
+
+// ProxyChange is what a proxy's Envoy would be sent.
+type ProxyChange struct {
+	Proxy   string   `json:"proxy"`
+	Changed []string `json:"changed"` // "<type> <name>"
+	Removed []string `json:"removed"`
+	Drains  []string `json:"drains"` // listeners whose connections are cut at the end of the drain
+}
+
+// Diagnostic is a finding in the files.
+type Diagnostic struct {
+	Severity string `json:"severity"` // error warning
+	Code     string `json:"code"`
+	Where    string `json:"where"`
+	Summary  string `json:"summary"`
+	Detail   string `json:"detail,omitempty"`
+	Text     string `json:"text"` // as the terminal shows it, with the line and a caret
+}
+
+// Applied answers POST /v1/apply.
+type Applied struct {
+	Generation   int          `json:"generation"`
+	Previous     int          `json:"previous"`
+	Proxies      int          `json:"proxies"`
+	Acknowledged int          `json:"acknowledged"`
+	Seconds      float64      `json:"seconds"`
+	Warnings     []Diagnostic `json:"warnings,omitempty"`
+	Diagnostics  []Diagnostic `json:"diagnostics,omitempty"` // errors: nothing was applied
+}
+
+// TokenRequest asks POST /v1/tokens for a join token.
+type TokenRequest struct {
+	Node       string  `json:"node"` // "" any node
+	TTLSeconds float64 `json:"ttl_seconds"`
+}
+
+// Token is a join token: a secret, shown once.
+type Token struct {
+	Token   string    `json:"token"`
+	Node    string    `json:"node"`
+	Expires time.Time `json:"expires"`
+}
