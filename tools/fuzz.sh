@@ -7,6 +7,6 @@ count=0
 while IFS=: read -r file target; do
   go test "./$(dirname "$file")" -run '^$' -fuzz "^$target\$" -fuzztime "$time" >/tmp/kerege-fuzz.$$ 2>&1 || { cat /tmp/kerege-fuzz.$$; rm -f /tmp/kerege-fuzz.$$; echo "fuzz: $target failed"; exit 1; }
   count=$((count + 1))
-done < <(git ls-files -co --exclude-standard '*_test.go' | xargs grep -Hoh --with-filename -E '^func Fuzz[A-Za-z0-9_]+' | sed 's/func //')
+done < <(git ls-files -co --exclude-standard '*_test.go' | xargs grep -HoE '^func Fuzz[A-Za-z0-9_]+' | sed 's/func //')
 rm -f /tmp/kerege-fuzz.$$
 echo "fuzz: $count targets, $time each, no failure"
