@@ -1,0 +1,211 @@
+package command
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+
+	"github.com/fatih/color"
+	"github.com/mattn/go-isatty"
+)
+
+// Exit codes, the same for every command.
+const (
+	exitOK       = 0
+	exitError    = 1
+	exitFindings = 2 // changes or findings
+	exitDegraded = 3 // degraded or unreachable
+)
+
+// Command is one subcommand.
+type Command struct {
+	Name     string // "capture apply"
+	Synopsis string // one line, no full stop
+	Args     string // "[DIR]"
+	Long     string // what it does, and what it never does
+	Example  string // one command line that works
+	Flags    func(*flag.FlagSet)
+	Run      func(*Call) error
+}
+
+// Call is one invocation of a command.
+type Call struct {
+	terminal
+	Args []string
+	JSON bool
+}
+
+type terminal struct {
+	in       io.Reader
+	out, err io.Writer
+	color    bool
+	ctx      context.Context
+}
+
+// exit is an error that asks for its own exit code. An empty text prints nothing.
+type exit struct {
+	code int
+	text string
+}
+
+func (e exit) Error() string { return e.text }
+
+// findings ends a command whose output already says everything.
+func findings() error { return exit{code: exitFindings} }
+
+// degraded ends a command with exit code 3 and a sentence.
+func degraded(format string, args ...any) error {
+	return exit{code: exitDegraded, text: fmt.Sprintf(format, args...)}
+}
+
+// runner makes a Command fit hashicorp/cli.
+type runner struct {
+	command  Command
+	terminal terminal
+}
+
+func (r *runner) Synopsis() string { return r.command.Synopsis }
+
+func (r *runner) Help() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "Usage: kerege %s [options] %s\n\n", r.command.Name, r.command.Args)
+	fmt.Fprintf(&b, "%s\n\n", indent(strings.TrimSpace(r.command.Long)))
+	fmt.Fprintf(&b, "Example:\n\n    $ %s\n\n", r.command.Example)
+	fmt.Fprintf(&b, "Options:\n\n")
+	flags, _ := r.flags()
+	flags.VisitAll(func(f *flag.Flag) {
+		name := "-" + f.Name
+		if kind, _ := flag.UnquoteUsage(f); kind != "" {
+			name += "=<" + kind + ">"
+		}
+		_, usage := flag.UnquoteUsage(f)
+		if f.DefValue != "" && f.DefValue != "false" && f.DefValue != "0s" && f.DefValue != "0" {
+			usage += " (default " + f.DefValue + ")"
+		}
+		fmt.Fprintf(&b, "  %s\n      %s\n", name, usage)
+	})
+	b.WriteString("\nExit codes: 0 ok, 1 error, 2 changes or findings, 3 degraded or unreachable.")
+	return b.String()
+}
+
+func (r *runner) flags() (*flag.FlagSet, *bool) {
+	flags := flag.NewFlagSet(r.command.Name, flag.ContinueOnError)
+	flags.SetOutput(io.Discard)
+	flags.Usage = func() {}
+	asJSON := flags.Bool("json", false, "Print JSON.")
+	if r.command.Flags != nil {
+		r.command.Flags(flags)
+	}
+	return flags, asJSON
+}
+
+func (r *runner) Run(args []string) int {
+	flags, asJSON := r.flags()
+	if err := flags.Parse(args); err != nil {
+		if errors.Is(err, flag.ErrHelp) {
+			fmt.Fprintln(r.terminal.out, r.Help())
+			return exitOK
+		}
+		r.terminal.fail("kerege "+r.command.Name, nearestFlag(flags, err))
+		return exitError
+	}
+	err := r.command.Run(&Call{terminal: r.terminal, Args: flags.Args(), JSON: *asJSON})
+	var e exit
+	switch {
+	case err == nil:
+		return exitOK
+	case errors.As(err, &e):
+		if e.text != "" {
+			r.terminal.fail("kerege "+r.command.Name, err)
+		}
+		return e.code
+	}
+	r.terminal.fail("kerege "+r.command.Name, err)
+	return exitError
+}
+
+// nearestFlag turns flag's message into ours, with the flag that was perhaps meant.
+func nearestFlag(flags *flag.FlagSet, err error) error {
+	name, is := strings.CutPrefix(err.Error(), "flag provided but not defined: -")
+	if !is {
+		return err
+	}
+	best, distance := "", 3
+	flags.VisitAll(func(f *flag.Flag) {
+		if d := editDistance(name, f.Name); d < distance {
+			best, distance = f.Name, d
+		}
+	})
+	if best == "" {
+		return fmt.Errorf("there is no option -%s; see -help", name)
+	}
+	return fmt.Errorf("there is no option -%s; did you mean -%s?", name, best)
+}
+
+func editDistance(a, b string) int {
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(a) {
+		last := row[0]
+		row[0] = i + 1
+		for j := range len(b) {
+			change := last
+			if a[i] != b[j] {
+				change++
+			}
+			last = row[j+1]
+			row[j+1] = min(change, row[j+1]+1, row[j]+1)
+		}
+	}
+	return row[len(b)]
+}
+
+// fail prints an error on stderr: what, then indented what to do next.
+func (t terminal) fail(who string, err error) {
+	head, rest, _ := strings.Cut(err.Error(), "\n")
+	paint := color.New(color.FgRed, color.Bold)
+	if !t.color {
+		paint.DisableColor()
+	}
+	paint.Fprint(t.err, "Error: ")
+	fmt.Fprintf(t.err, "%s: %s\n", who, head)
+	if rest != "" {
+		fmt.Fprintln(t.err, indent(rest))
+	}
+}
+
+// paint colours text on a terminal, and leaves it alone elsewhere.
+func (t terminal) paint(attribute color.Attribute, text string) string {
+	if !t.color {
+		return text
+	}
+	c := color.New(attribute)
+	c.EnableColor()
+	return c.Sprint(text)
+}
+
+// printJSON writes v as indented JSON.
+func (c *Call) printJSON(v any) error {
+	e := json.NewEncoder(c.out)
+	e.SetIndent("", "  ")
+	if err := e.Encode(v); err != nil {
+		return fmt.Errorf("printing JSON: %w", err)
+	}
+	return nil
+}
+
+func indent(text string) string {
+	return "  " + strings.ReplaceAll(text, "\n", "\n  ")
+}
+
+func isTerminal(w io.Writer) bool {
+	f, ok := w.(*os.File)
+	return ok && os.Getenv("NO_COLOR") == "" && isatty.IsTerminal(f.Fd())
+}

@@ -1,0 +1,8 @@
+package command
+
+// commands is every subcommand.
+func commands() []Command {
+	return []Command{
+		versionCommand(),
+	}
+}

@@ -1,0 +1,45 @@
+package command
+
+import (
+	"context"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/hashicorp/cli"
+)
+
+// version is set by the linker.
+var version = "0.1.0-dev"
+
+// Run carries out one command line and returns the exit code.
+func Run(args []string, in io.Reader, out, errOut io.Writer) int {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	t := terminal{in: in, out: out, err: errOut, color: isTerminal(out), ctx: ctx}
+	c := cli.NewCLI("kerege", version)
+	c.Args = args
+	c.HelpWriter, c.ErrorWriter = out, errOut
+	c.HelpFunc = help
+	c.Autocomplete = true
+	c.Commands = map[string]cli.CommandFactory{}
+	for _, cmd := range commands() {
+		c.Commands[cmd.Name] = func() (cli.Command, error) { return &runner{command: cmd, terminal: t}, nil }
+	}
+	if len(args) == 1 && (args[0] == "-v" || args[0] == "-version" || args[0] == "--version") {
+		c.Args = []string{"version"}
+	}
+	code, err := c.Run()
+	if err != nil {
+		t.fail("kerege", err)
+		return exitError
+	}
+	switch {
+	case code == cli.RunResultHelp, len(args) == 0:
+		return exitOK
+	case code == 127: // cli's "no such command", after its help
+		return exitError
+	}
+	return code
+}
