@@ -1,0 +1,89 @@
+package command
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/fatih/color"
+
+	"github.com/kerege/kerege/api"
+)
+
+func proxiesCommand() Command {
+	var s serverFlags
+	return Command{
+		Name:     "proxies",
+		Synopsis: "Every proxy: synced, stale or refused, with Envoy's words",
+		Long: `Lists every proxy with how it stands: synced, stale and for how long, or an
+update that its Envoy refused, with Envoy's own words and the line of HCL that it
+came from.
+
+Exits 2 when a proxy refused an update.`,
+		Example: "kerege proxies",
+		Flags:   s.register,
+		Run: func(c *Call) error {
+			var all []api.Proxy
+			if err := s.ask(c, "/v1/proxies", &all); err != nil {
+				return err
+			}
+			if c.JSON {
+				return c.printJSON(all)
+			}
+			return printProxies(c, all)
+		},
+	}
+}
+
+func printProxies(c *Call, all []api.Proxy) error {
+	if len(all) == 0 {
+		fmt.Fprintln(c.out, "No proxy has connected yet.")
+		return nil
+	}
+	refused := false
+	var t table
+	t.add("proxy", "state", "resources", "lag", "connected", "sent")
+	for _, p := range all {
+		resources, lag := 0, 0.0
+		for _, k := range p.Types {
+			resources += k.Resources
+			lag = max(lag, k.LagSeconds)
+		}
+		state := p.State
+		switch p.State {
+		case "nacked":
+			state, refused = c.paint(color.FgRed, "refused"), true
+		case "stale":
+			state = c.paint(color.FgYellow, "stale")
+		}
+		connected := "away"
+		if p.Connected {
+			connected = since(p.Since)
+		}
+		t.add(p.ID, state, fmt.Sprint(resources), ago(time.Duration(lag*float64(time.Second))), connected, fmt.Sprintf("%d messages, %s", p.Messages, size(p.Bytes)))
+	}
+	t.print(c.out)
+	for _, p := range all {
+		for _, k := range p.Types {
+			if k.Nack != "" {
+				fmt.Fprintf(c.out, "\n%s refused %s: %s\n", p.ID, k.Type, plain(k.Nack))
+				if k.Cause != "" {
+					fmt.Fprintf(c.out, "  from %s\n", k.Cause)
+				}
+			}
+		}
+		for _, problem := range p.Problems {
+			fmt.Fprintf(c.out, "\n%s: %s\n", p.ID, plain(problem))
+		}
+	}
+	if refused {
+		return findings()
+	}
+	return nil
+}
+
+func size(n uint64) string {
+	if n < 10<<10 {
+		return fmt.Sprintf("%d B", n)
+	}
+	return fmt.Sprintf("%d KiB", n>>10)
+}

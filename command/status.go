@@ -1,0 +1,167 @@
+package command
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/fatih/color"
+
+	"github.com/kerege/kerege/api"
+)
+
+func statusCommand() Command {
+	var s serverFlags
+	return Command{
+		Name:     "status",
+		Synopsis: "The whole mesh on one screen",
+		Long: `Shows what is applied, how well each registry can be seen, who is in the mesh,
+what is held back and why, and how long the certificates last. Changes nothing.
+
+Exits 3 when something of it is degraded.`,
+		Example: "kerege status",
+		Flags:   s.register,
+		Run: func(c *Call) error {
+			var st api.Status
+			if err := s.ask(c, "/v1/status", &st); err != nil {
+				return err
+			}
+			if c.JSON {
+				if err := c.printJSON(st); err != nil {
+					return err
+				}
+			} else {
+				printStatus(c, st)
+			}
+			if bad := unwell(st); bad {
+				return exit{code: exitDegraded}
+			}
+			return nil
+		},
+	}
+}
+
+func unwell(st api.Status) bool {
+	for _, s := range st.Sources {
+		if s.State != "ok" {
+			return true
+		}
+	}
+	return !st.Ready || st.Proxies.Nacked > 0 || len(st.Guards) > 0
+}
+
+func printStatus(c *Call, st api.Status) {
+	var t table
+	mode := fmt.Sprintf("mtls %s, default_intention %s, outbound %s", st.MTLS, st.DefaultIntention, st.Outbound)
+	if st.MTLS != "strict" || st.DefaultIntention != "deny" || st.Outbound != "registered" {
+		mode = c.paint(color.FgYellow, "adopting: "+mode)
+	}
+	t.add("mesh", st.TrustDomain+"   "+mode)
+	generation := fmt.Sprintf("%d, applied %s from %s", st.Generation.Number, since(st.Generation.Applied), count(st.Generation.Files, "file", "files"))
+	if n := len(st.Differs); n > 0 {
+		generation += c.paint(color.FgYellow, fmt.Sprintf("; %s from it: kerege plan", differ(n)))
+	}
+	t.add("generation", generation)
+	t.add("server", fmt.Sprintf("%s, kerege %s", st.Server, st.Version))
+	if !st.Ready {
+		t.add("", c.paint(color.FgRed, "not ready, waiting for "+strings.Join(st.WaitingFor, ", ")))
+	}
+	for i, s := range st.Sources {
+		label := ""
+		if i == 0 {
+			label = "sources"
+		}
+		t.add(label, sourceLine(c, s))
+	}
+	t.add("hosts", hostsLine(st.Nodes))
+	t.add("services", fmt.Sprint(st.Services))
+	t.add("proxies", proxiesLine(c, st.Proxies))
+	t.add("ca", fmt.Sprintf("root until %s, leaves live %s", st.CA.RootExpires.Format("2006-01-02"), ago(time.Duration(st.CA.LeafTTLSeconds*float64(time.Second)))))
+	t.print(c.out)
+	if inMesh(st.Nodes) == 0 {
+		fmt.Fprintln(c.out, "\nNothing is captured, no traffic is touched. Bring a host in: kerege token create -node NAME")
+	}
+	printTroubles(c, st)
+}
+
+func printTroubles(c *Call, st api.Status) {
+	if len(st.Held) > 0 {
+		fmt.Fprintf(c.out, "\n%s registered, but kept from callers:\n", count(len(st.Held), "instance", "instances"))
+		var t table
+		for _, h := range st.Held {
+			t.add("  "+plain(h.Service), plain(h.Instance), h.Address, "on "+plain(dash(h.Node)), h.Reason)
+		}
+		t.print(c.out)
+	}
+	for _, g := range st.Guards {
+		fmt.Fprintln(c.out, c.paint(color.FgYellow, fmt.Sprintf("\nheld by the shrink guard: %s would go from %d to %d instances (%s), until %s",
+			plain(g.Service), g.Before, g.After, g.Source, g.Until.Local().Format("15:04:05"))))
+	}
+	for _, k := range st.Conflicts {
+		fmt.Fprintf(c.out, "\nconflict: %s %s\n", plain(k.What), strings.Join(k.Where, ", "))
+	}
+}
+
+func differ(n int) string {
+	if n == 1 {
+		return "1 file differs"
+	}
+	return fmt.Sprintf("%d files differ", n)
+}
+
+func sourceLine(c *Call, s api.Source) string {
+	state := s.State
+	if s.State != "ok" {
+		state = c.paint(color.FgRed, s.State)
+	}
+	line := fmt.Sprintf("%s %s, seen %s ago", s.Name, state, ago(time.Duration(s.AgeSeconds*float64(time.Second))))
+	if s.Watches > 0 {
+		line += fmt.Sprintf(", %s, %s, %.1f requests/s", count(s.Services, "service", "services"), count(s.Watches, "watch", "watches"), s.RequestsPS)
+	}
+	if s.Error != "" {
+		line += ": " + plain(s.Error)
+	}
+	return line
+}
+
+func inMesh(nodes []api.Node) int {
+	n := 0
+	for _, node := range nodes {
+		if len(node.Services) > 0 {
+			n++
+		}
+	}
+	return n
+}
+
+func hostsLine(nodes []api.Node) string {
+	line := fmt.Sprintf("%s in the mesh", count(inMesh(nodes), "host", "hosts"))
+	var parts []string
+	for _, n := range nodes {
+		text := n.Name
+		if len(n.Services) > 0 {
+			text += " (" + strings.Join(n.Services, " ") + ")"
+		} else {
+			text += " (joined, not captured)"
+		}
+		if !n.Connected {
+			text += " away"
+		}
+		parts = append(parts, text)
+	}
+	if len(parts) > 0 && len(parts) <= 8 {
+		line += ": " + strings.Join(parts, ", ")
+	}
+	return line
+}
+
+func proxiesLine(c *Call, p api.ProxyCounts) string {
+	line := fmt.Sprintf("%d synced", p.Synced)
+	if p.Stale > 0 {
+		line += c.paint(color.FgYellow, fmt.Sprintf(", %d stale", p.Stale))
+	}
+	if p.Nacked > 0 {
+		line += c.paint(color.FgRed, fmt.Sprintf(", %d refused an update: kerege proxies", p.Nacked))
+	}
+	return line
+}
