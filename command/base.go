@@ -33,6 +33,18 @@ type Command struct {
 	Run      func(*Call) error
 }
 
+// group is a word that only has subcommands.
+func group(name, synopsis string) Command {
+	return Command{
+		Name: name, Synopsis: synopsis, Args: "SUBCOMMAND",
+		Long:    synopsis + ". See the subcommands below.",
+		Example: "kerege " + name + " -help",
+		Run: func(*Call) error {
+			return fmt.Errorf("say which: kerege %s -help lists the subcommands", name)
+		},
+	}
+}
+
 // Call is one invocation of a command.
 type Call struct {
 	terminal

@@ -5,8 +5,8 @@ func commands() []Command {
 	return []Command{
 		statusCommand(), servicesCommand(), proxiesCommand(), intentionsCommand(), explainCommand(),
 		planCommand(), applyCommand(),
-		tokenCreateCommand(),
-		caStatusCommand(), caRootCommand(),
+		group("token", "Join tokens for hosts"), tokenCreateCommand(),
+		group("ca", "The mesh's certificate authority"), caStatusCommand(), caRootCommand(),
 		versionCommand(),
 	}
 }

@@ -59,7 +59,7 @@ func (s *serverFlags) post(c *Call, path string, body, answer any) error {
 
 func (s *serverFlags) explain(err error) error {
 	if errors.Is(err, api.ErrUnreachable) {
-		return degraded("no server answers at %s: %v\nIs it running? systemctl status kerege-server. Elsewhere? -addr or KEREGE_ADDR.", s.address, errors.Unwrap(err))
+		return degraded("%v\nIs the server running? systemctl status kerege-server. Elsewhere? -addr or KEREGE_ADDR.", err)
 	}
 	return err
 }
