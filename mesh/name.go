@@ -1,42 +1,9 @@
 package mesh
 
-import "fmt"
-
 // ServiceName is the name a service has in the mesh: lower-case letters,
 // digits, '-', '_' and '.'-free, at most 63 bytes. Config and registries check
 // it with CheckName before it gets here.
 type ServiceName string
-
-// MaxName is the longest name of a service, port or subset, in bytes: a DNS label's.
-const MaxName = 63
-
-// CheckName says what is wrong with the name of a service, port or subset: it
-// starts and ends with a lower-case letter or digit and has only those, '-'
-// and '_' between, at most MaxName bytes. The error is one sentence's end
-// ("has ..."), to be put after the name.
-func CheckName(name string) error {
-	if name == "" {
-		return fmt.Errorf("is empty")
-	}
-	if len(name) > MaxName {
-		return fmt.Errorf("has %d bytes, more than %d", len(name), MaxName)
-	}
-	for i := range len(name) {
-		c := name[i]
-		plain := c >= 'a' && c <= 'z' || c >= '0' && c <= '9'
-		if plain || (c == '-' || c == '_') && i > 0 && i < len(name)-1 {
-			continue
-		}
-		switch {
-		case c >= 'A' && c <= 'Z':
-			return fmt.Errorf("has an upper-case letter")
-		case c == '-' || c == '_':
-			return fmt.Errorf("starts or ends with %q", rune(c))
-		}
-		return fmt.Errorf("has %q, which is no letter, digit, '-' or '_'", rune(c))
-	}
-	return nil
-}
 
 // Pos is a place in a user's file. The zero Pos is "no file said so".
 type Pos struct {
