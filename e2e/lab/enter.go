@@ -1,0 +1,96 @@
+package lab
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"os/signal"
+	"strings"
+	"syscall"
+)
+
+// inside marks the process that Enter has put into namespaces of its own.
+const inside = "KEREGE_LAB_INSIDE"
+
+// Inside tells whether this process already runs where Enter puts it.
+func Inside() bool { return os.Getenv(inside) != "" }
+
+// Enter runs this very program again with private network, mount and process
+// namespaces and an empty /run, and returns its exit code. Whatever happens to
+// that process, the kernel takes away its namespaces, mounts and children. An
+// ordinary user gets a user namespace too, in which it is root.
+func Enter() (code int, err error) {
+	args := []string{"--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"}
+	if os.Geteuid() != 0 {
+		if err := mayMapUsers(); err != nil {
+			return 1, err
+		}
+		args = append(args, "--user", "--map-root-user", "--map-auto")
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return 1, fmt.Errorf("entering the lab: %w", err)
+	}
+	const script = `mount -t tmpfs -o mode=755 tmpfs /run && ip link set lo up && exec "$@"`
+	args = append(args, "--", "sh", "-c", script, "lab", self)
+	cmd := exec.Command("unshare", append(args, os.Args[1:]...)...)
+	cmd.Env = append(os.Environ(), inside+"=1")
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if err := startLocked(cmd); err != nil {
+		return 1, fmt.Errorf("entering the lab: %w", err)
+	}
+	// Ctrl-C reaches the whole foreground group; the inner process tidies up and
+	// ends, and so do we. SIGTERM comes to us alone and is passed on.
+	signals := make(chan os.Signal, 4)
+	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
+	defer signal.Stop(signals)
+	done := make(chan error, 1)
+	go func() { done <- cmd.Wait() }()
+	for {
+		select {
+		case s := <-signals:
+			if s == syscall.SIGTERM {
+				forward(cmd.Process.Pid, syscall.SIGTERM)
+			}
+		case err := <-done:
+			var e *exec.ExitError
+			if errors.As(err, &e) {
+				return e.ExitCode(), nil
+			}
+			if err != nil {
+				return 1, fmt.Errorf("entering the lab: %w", err)
+			}
+			return 0, nil
+		}
+	}
+}
+
+// forward signals unshare's child, the program itself: unshare does not pass signals on.
+func forward(unshare int, s syscall.Signal) {
+	children, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", unshare, unshare))
+	if err != nil {
+		syscall.Kill(unshare, s)
+		return
+	}
+	for _, field := range strings.Fields(string(children)) {
+		var pid int
+		if _, err := fmt.Sscan(field, &pid); err == nil {
+			syscall.Kill(pid, s)
+		}
+	}
+}
+
+// mayMapUsers says in one sentence what an ordinary user lacks.
+func mayMapUsers() error {
+	if _, err := exec.LookPath("newuidmap"); err != nil {
+		return errors.New("not root, and newuidmap is missing, which gives an ordinary user a lab of its own: apt-get install uidmap, or run as root")
+	}
+	subuid, err := os.ReadFile("/etc/subuid")
+	user := os.Getenv("USER")
+	if err != nil || user == "" || !strings.Contains("\n"+string(subuid), "\n"+user+":") {
+		return fmt.Errorf("not root, and /etc/subuid has no line for %q: as root, usermod --add-subuids 100000-165535 --add-subgids 100000-165535 %s", user, user)
+	}
+	return nil
+}
