@@ -1,0 +1,249 @@
+package delta
+
+import (
+	"cmp"
+	"slices"
+	"strconv"
+	"time"
+
+	discovery "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
+)
+
+// Options of a Session. The zero value is right.
+type Options struct {
+	// Gate is how long a resource waits for what it names to be acknowledged,
+	// and a change for the acknowledgement of the one before. 0: 15 s.
+	Gate time.Duration
+	// Refused says that a resource must not be sent on this stream, because
+	// others refused it. It must be cheap. Nil: none.
+	Refused func(*Resource) bool
+	// Nacked is called in Receive for each refused resource. Nil: nobody asks.
+	Nacked func(Nack)
+}
+
+// Session is the state of one stream. It is not safe for concurrent use.
+type Session struct {
+	opts    Options
+	set     *Set
+	kinds   map[string]*kind
+	order   []*kind // in the order of additions
+	reverse []*kind // in the order of removals
+	nonce   uint64
+	settle  time.Time // reconnected clients are told of what vanished after this
+	known   time.Time // and what names it is unknown until this
+}
+
+// maxKinds bounds the types that one client may ask for.
+const maxKinds = 32
+
+// settleTime is how long a reconnected client has to say all that it holds.
+const settleTime = time.Second
+
+// New makes the session of a stream that was just opened.
+func New(o Options) *Session {
+	if o.Gate == 0 {
+		o.Gate = 15 * time.Second
+	}
+	s := &Session{opts: o, kinds: map[string]*kind{}}
+	for _, url := range []string{TypeSecret, TypeCluster, TypeEndpoints, TypeListener, TypeRoute, TypeExtension} {
+		s.kind(url)
+	}
+	return s
+}
+
+// kind is the state of one resource type.
+type kind struct {
+	url    string
+	asked  bool // the client has sent a request for it
+	wild   bool // subscribed to everything
+	answer bool // owed a response, even an empty one
+	items  map[string]*item
+	todo   []*item   // items to look at in Next
+	flight []*flight // messages not acknowledged, oldest first
+	probes [][]*item // parts of a refused message, each to be sent alone
+	budget int       // probes left in the window that began at window
+	window time.Time
+	nacked int // items with a nack
+	log    history
+}
+
+// item is one name of a type: what should be, against what the client has.
+type item struct {
+	name    string
+	want    *Resource
+	sent    have // the last thing sent; what the client has once it acknowledges
+	acked   have // what it is known to have accepted
+	sub     bool // subscribed by name
+	forced  bool // owed an answer, whatever it holds
+	queued  bool // in todo
+	probing bool // in probes
+	gated   time.Time
+	bad     []string // versions that it refused
+	nack    *Nack
+	epoch   int // counts the times that the client dropped it
+}
+
+// have is a version that a client holds, "" for none. The resource is nil when
+// only the client knows it (after a reconnect).
+type have struct {
+	version string
+	res     *Resource
+}
+
+func holding(r *Resource) have {
+	if r == nil {
+		return have{}
+	}
+	return have{version: r.Version, res: r}
+}
+
+// flight is one message that was sent.
+type flight struct {
+	nonce   string
+	at      time.Time
+	late    bool // not acknowledged within the gate; taken as accepted
+	entries []entry
+}
+
+type entry struct {
+	it    *item
+	what  have // version "": a removal
+	prev  have // acknowledged before
+	epoch int  // of the item; another one now: the client has dropped it since
+}
+
+func (s *Session) kind(url string) *kind {
+	k := s.kinds[url]
+	if k == nil {
+		k = &kind{url: url, items: map[string]*item{}}
+		s.kinds[url] = k
+		s.order = append(s.order, k)
+		s.reverse = append(s.reverse, k)
+		slices.SortStableFunc(s.reverse, func(a, b *kind) int {
+			return cmp.Compare(removalRank[a.url], removalRank[b.url])
+		})
+	}
+	return k
+}
+
+func (k *kind) item(name string) *item {
+	it := k.items[name]
+	if it == nil {
+		it = &item{name: name}
+		k.items[name] = it
+	}
+	return it
+}
+
+func (k *kind) setNack(it *item, n *Nack) {
+	if it.nack != nil {
+		k.nacked--
+	}
+	if n != nil {
+		k.nacked++
+	}
+	it.nack = n
+}
+
+func (k *kind) covers(it *item) bool { return k.wild || it.sub }
+
+func (k *kind) queue(it *item) {
+	if !it.queued {
+		it.queued = true
+		k.todo = append(k.todo, it)
+	}
+}
+
+// Want replaces what the client should have; only the latest counts. Until the
+// first call nothing is sent. A nil set changes nothing.
+func (s *Session) Want(set *Set) {
+	if set == nil || set == s.set {
+		return
+	}
+	var old []*Group
+	if s.set != nil {
+		old = s.set.Groups
+	}
+	var fresh []*Resource
+	i, j := 0, 0
+	for i < len(old) || j < len(set.Groups) {
+		switch {
+		case j == len(set.Groups) || i < len(old) && old[i].Key < set.Groups[j].Key:
+			s.unwant(old[i])
+			i++
+		case i == len(old) || old[i].Key > set.Groups[j].Key:
+			fresh = append(fresh, set.Groups[j].Resources...)
+			j++
+		default:
+			if old[i] != set.Groups[j] {
+				s.unwant(old[i])
+				fresh = append(fresh, set.Groups[j].Resources...)
+			}
+			i, j = i+1, j+1
+		}
+	}
+	for _, r := range fresh {
+		k := s.kind(r.Type)
+		it := k.item(r.Name)
+		it.want = r
+		if it.sent.version == r.Version {
+			it.sent.res = r
+		}
+		if it.acked.version == r.Version {
+			it.acked.res = r
+		}
+		k.queue(it)
+	}
+	s.set = set
+}
+
+func (s *Session) unwant(g *Group) {
+	for _, r := range g.Resources {
+		k := s.kind(r.Type)
+		if it := k.items[r.Name]; it != nil && it.want == r {
+			it.want = nil
+			k.queue(it)
+		}
+	}
+}
+
+// target is what the client should be sent: what is wanted, or the last
+// accepted when that was refused.
+func (s *Session) target(it *item) *Resource {
+	w := it.want
+	if w == nil || w.Version == it.acked.version {
+		return w
+	}
+	for _, v := range it.bad {
+		if v == w.Version {
+			return it.acked.res
+		}
+	}
+	if s.opts.Refused != nil && s.opts.Refused(w) {
+		return it.acked.res
+	}
+	return w
+}
+
+func (s *Session) nextNonce() string {
+	s.nonce++
+	return strconv.FormatUint(s.nonce, 10)
+}
+
+// Message is a response as shared resources, for those who write bytes
+// themselves.
+type Message struct {
+	Type      string
+	Nonce     string
+	Resources []*Resource // sorted by name
+	Removed   []string    // sorted
+}
+
+// Response is the message as a protobuf.
+func (m *Message) Response() *discovery.DeltaDiscoveryResponse {
+	out := &discovery.DeltaDiscoveryResponse{TypeUrl: m.Type, Nonce: m.Nonce, RemovedResources: m.Removed}
+	for _, r := range m.Resources {
+		out.Resources = append(out.Resources, &discovery.Resource{Name: r.Name, Version: r.Version, Resource: r.Body})
+	}
+	return out
+}
