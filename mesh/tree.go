@@ -1,6 +1,9 @@
 package mesh
 
-import "hash/fnv"
+import (
+	"hash/fnv"
+	"strings"
+)
 
 // tree is a persistent map from strings, sorted by key: with and without give a
 // new tree that shares all but O(log n) nodes with the old one. It is a treap
@@ -55,6 +58,28 @@ func (n *treeNode[V]) walk(f func(string, V)) {
 	n.left.walk(f)
 	f(n.key, n.val)
 	n.right.walk(f)
+}
+
+// scan calls f, in order, for every entry whose key starts with prefix, with the
+// rest of the key.
+func (t tree[V]) scan(prefix string, f func(rest string, val V)) {
+	t.root.scan(prefix, f)
+}
+
+func (n *treeNode[V]) scan(prefix string, f func(string, V)) {
+	if n == nil {
+		return
+	}
+	rest, in := strings.CutPrefix(n.key, prefix)
+	if in || n.key > prefix {
+		n.left.scan(prefix, f)
+	}
+	if in {
+		f(rest, n.val)
+	}
+	if in || n.key < prefix {
+		n.right.scan(prefix, f)
+	}
 }
 
 func (n *treeNode[V]) insert(add *treeNode[V]) *treeNode[V] {
