@@ -2,6 +2,7 @@ package config
 
 import (
 	"fmt"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -172,8 +173,13 @@ func (s *sink) line(file string, n int) string {
 	if len(text) > maxLineShown {
 		text = text[:maxLineShown]
 	}
-	return strings.ToValidUTF8(strings.TrimSuffix(string(text), "\r"), "\uFFFD")
+	shown := strings.ToValidUTF8(strings.TrimSuffix(string(text), "\r"), "\uFFFD")
+	return secretValue.ReplaceAllString(shown, "${1}[redacted]")
 }
+
+// secretValue finds the value of a secret argument in a line, so that a
+// diagnostic about its line does not print it.
+var secretValue = regexp.MustCompile(`(\b(?:token|secret|password)"?\s*[=:]\s*).*`)
 
 // maxLineShown bounds a source line kept in a diagnostic.
 const maxLineShown = 4096
