@@ -1,0 +1,178 @@
+package server
+
+import (
+	"slices"
+	"strings"
+
+	"github.com/kerege/kerege/api"
+	"github.com/kerege/kerege/mesh"
+)
+
+// servicesOf is GET /v1/services: each service with its instances, where they
+// come from, and why callers do not get those that they do not get.
+func servicesOf(s *mesh.Snapshot) []api.Service {
+	all := make([]api.Service, 0, len(s.Services()))
+	for _, name := range s.Services() {
+		all = append(all, serviceOf(s, s.Service(name)))
+	}
+	return all
+}
+
+func serviceOf(s *mesh.Snapshot, svc *mesh.Service) api.Service {
+	v := api.Service{
+		Name: string(svc.Name), Protocol: protocolName(svc.Protocol), MTLS: string(svc.MTLS),
+		Default: string(svc.DefaultIntention), Where: where(svc.Pos),
+		Ports: []api.Port{}, Instances: []api.Instance{}, Callers: callersOf(s, svc.Name),
+	}
+	if svc.VIP4.IsValid() {
+		v.VIP4 = svc.VIP4.String()
+	}
+	if svc.VIP6.IsValid() {
+		v.VIP6 = svc.VIP6.String()
+	}
+	for _, p := range svc.Ports {
+		v.Ports = append(v.Ports, api.Port{Name: p.Name, Number: p.Number, Protocol: protocolName(p.Protocol), MTLS: string(p.MTLS)})
+	}
+	for _, in := range s.Instances(svc.Name) {
+		i := api.Instance{
+			ID: in.ID, Source: in.Source, Node: in.Node, Address: in.Addr.String(),
+			Health: healthName(in.Health), Weight: in.Weight, In: in.In, Where: where(in.Pos),
+		}
+		if !in.In {
+			i.Held = heldReason(svc, in)
+		}
+		for _, sub := range svc.Subsets {
+			if sub.Match != nil && sub.Match.Match(in) {
+				i.Subsets = append(i.Subsets, sub.Name)
+			}
+		}
+		v.Instances = append(v.Instances, i)
+	}
+	return v
+}
+
+// heldReason is why a strict service's callers do not get an instance; "" when they do.
+func heldReason(svc *mesh.Service, in *mesh.Instance) string {
+	if svc.MTLS != mesh.MTLSStrict {
+		return ""
+	}
+	if in.Node == "" {
+		return "no node answers for it: say which in its instance block (node = \"…\")"
+	}
+	return "its host is not in the mesh for this service: kerege join and kerege capture apply on " + in.Node
+}
+
+// heldOf is every instance that callers do not get.
+func heldOf(s *mesh.Snapshot) []api.Held {
+	all := []api.Held{}
+	for _, name := range s.Services() {
+		svc := s.Service(name)
+		for _, in := range s.Instances(name) {
+			if in.In {
+				continue
+			}
+			if reason := heldReason(svc, in); reason != "" {
+				all = append(all, api.Held{Service: string(name), Instance: in.ID, Address: in.Addr.String(), Node: in.Node, Reason: reason})
+			}
+		}
+	}
+	return all
+}
+
+// callersOf is who an allow block names for a destination.
+func callersOf(s *mesh.Snapshot, dest mesh.ServiceName) []string {
+	var all []string
+	for _, in := range s.Intentions(dest) {
+		for _, rule := range in.Rules {
+			if rule.Action == mesh.ActionAllow {
+				all = append(all, rule.From...)
+			}
+		}
+	}
+	slices.Sort(all)
+	return slices.Compact(all)
+}
+
+// intentionsOf is GET /v1/intentions.
+func intentionsOf(s *mesh.Snapshot) []api.Intention {
+	all := []api.Intention{}
+	labels := slices.Clone(s.Patterns())
+	for _, name := range s.Services() {
+		labels = append(labels, string(name))
+	}
+	slices.Sort(labels)
+	for _, label := range slices.Compact(labels) {
+		for _, in := range s.Labelled(label) {
+			for _, rule := range in.Rules {
+				all = append(all, api.Intention{
+					Destination: label, Action: string(rule.Action), Name: rule.Name,
+					From: rule.From, Except: rule.Except, What: whatOf(rule), Where: where(rule.Pos),
+				})
+			}
+		}
+	}
+	return all
+}
+
+// whatOf says a permission's conditions in words.
+func whatOf(p mesh.Permission) string {
+	var parts []string
+	if len(p.Methods) > 0 {
+		parts = append(parts, strings.Join(p.Methods, " "))
+	}
+	switch {
+	case p.Path != "":
+		parts = append(parts, p.Path)
+	case p.PathPrefix != "":
+		parts = append(parts, p.PathPrefix+" and below")
+	case p.PathRegex != "":
+		parts = append(parts, "paths like "+p.PathRegex)
+	}
+	if len(p.Ports) > 0 {
+		parts = append(parts, "ports "+strings.Join(p.Ports, " "))
+	}
+	if len(parts) == 0 {
+		return "everything"
+	}
+	return strings.Join(parts, ", ")
+}
+
+func conflictsOf(s *mesh.Snapshot) []api.Conflict {
+	all := []api.Conflict{}
+	for _, c := range s.Conflicts() {
+		k := api.Conflict{What: c.What, Where: []string{}}
+		for _, p := range c.Where {
+			if w := where(p); w != "" {
+				k.Where = append(k.Where, w)
+			}
+		}
+		all = append(all, k)
+	}
+	return all
+}
+
+func where(p mesh.Pos) string {
+	if p.File == "" {
+		return ""
+	}
+	return p.String()
+}
+
+func protocolName(p mesh.Protocol) string {
+	if p == mesh.ProtocolUnknown {
+		return "detected"
+	}
+	return string(p)
+}
+
+func healthName(h mesh.Health) string {
+	switch h {
+	case mesh.Healthy:
+		return "healthy"
+	case mesh.Warning:
+		return "warning"
+	case mesh.Draining:
+		return "draining"
+	}
+	return "unhealthy"
+}
