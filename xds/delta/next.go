@@ -59,7 +59,8 @@ type turn struct {
 	now  time.Time
 	wake time.Time
 	held map[Ref]bool // what something that the client may hold names
-	dark bool         // the client holds something whose references are unknown
+	dark int          // the lowest removalRank of what the client holds and only it knows; 0: none
+	slow bool         // a listener or route is waiting
 }
 
 func (t *turn) at(when time.Time) {
@@ -141,7 +142,7 @@ func (t *turn) additions(k *kind) *Message {
 				absent = append(absent, it)
 			}
 		case want == nil && it.want == nil && it.sent.version != "":
-			// Removals look at it.
+			it.gated = time.Time{} // removals look at it
 		default:
 			stay, it.forced, it.gated = false, false, time.Time{}
 			if it.want == nil || it.want.Version == it.acked.version {
@@ -151,8 +152,8 @@ func (t *turn) additions(k *kind) *Message {
 		it.queued = stay
 		if stay {
 			keep = append(keep, it)
-		} else if it.want == nil && !it.sub && it.sent.version == "" && it.acked.version == "" {
-			delete(k.items, it.name)
+		} else {
+			k.drop(it)
 		}
 	}
 	clear(k.todo[len(keep):])
@@ -163,10 +164,10 @@ func (t *turn) additions(k *kind) *Message {
 	return t.message(k, send, absent)
 }
 
-// gated says whether a listener or route waits for the clusters that it needs.
-// It waits for the gate at most.
+// gated says whether a listener or route waits for the clusters that it needs:
+// for the gate at most until they are accepted, and always until they are sent.
 func (t *turn) gated(k *kind, it *item, r *Resource) bool {
-	if k.url != TypeListener && k.url != TypeRoute || t.ready(r) {
+	if k.url != TypeListener && k.url != TypeRoute || t.clusters(r, t.clusterReady) {
 		it.gated = time.Time{}
 		return false
 	}
@@ -176,23 +177,29 @@ func (t *turn) gated(k *kind, it *item, r *Resource) bool {
 	until := it.gated.Add(t.opts.Gate)
 	if t.now.Before(until) {
 		t.at(until)
+		t.slow = true
+		return true
+	}
+	if !t.clusters(r, t.clusterSent) {
+		t.slow = true // it is sent as soon as the answer before it has come, or is late
 		return true
 	}
 	k.log.alarm = t.now
 	return false
 }
 
-func (t *turn) ready(r *Resource) bool {
+// clusters asks about each cluster that r needs.
+func (t *turn) clusters(r *Resource, ok func(name string) bool) bool {
 	for _, ref := range r.Refs() {
 		switch ref.Type {
 		case TypeCluster:
-			if !t.clusterReady(ref.Name) {
+			if !ok(ref.Name) {
 				return false
 			}
 		case TypeRoute:
 			// A listener opens with its routes, and they with their clusters.
 			if it := t.kinds[TypeRoute].items[ref.Name]; it != nil {
-				if want := t.target(it); want != nil && !t.ready(want) {
+				if want := t.target(it); want != nil && !t.clusters(want, ok) {
 					return false
 				}
 			}
@@ -218,6 +225,13 @@ func (t *turn) clusterReady(name string) bool {
 		return false
 	}
 	return true
+}
+
+// clusterSent is false for a cluster that the client will be sent but was not.
+func (t *turn) clusterSent(name string) bool {
+	cds := t.kinds[TypeCluster]
+	it := cds.items[name]
+	return !cds.asked || it == nil || !cds.covers(it) || it.sent.version != "" || t.target(it) == nil
 }
 
 // probes sends a part of a refused message alone, to find the guilty one.
@@ -254,9 +268,9 @@ func (t *turn) probes(k *kind) *Message {
 }
 
 // removals makes a message of what the client should no longer have and nothing
-// that it holds names.
+// that it holds names. They come after what takes their place.
 func (t *turn) removals(k *kind) *Message {
-	if k.paced() {
+	if k.paced() || t.slow {
 		return nil
 	}
 	var gone []*item
@@ -283,13 +297,13 @@ func (t *turn) named(k *kind, it *item) bool {
 		t.held = map[Ref]bool{}
 		for _, url := range []string{TypeListener, TypeRoute, TypeCluster} {
 			for _, other := range t.kinds[url].items {
-				t.hold(other.sent)
-				t.hold(other.acked)
+				t.hold(url, other, other.sent)
+				t.hold(url, other, other.acked)
 			}
 			for _, f := range t.kinds[url].flight {
 				for _, e := range f.entries {
 					if !f.late {
-						t.hold(e.what)
+						t.hold(url, e.it, e.what)
 					}
 				}
 			}
@@ -298,19 +312,26 @@ func (t *turn) named(k *kind, it *item) bool {
 	if t.held[Ref{k.url, it.name}] {
 		return true
 	}
-	if t.dark && t.now.Before(t.known) && removalRank[k.url] > removalRank[TypeListener] {
-		t.at(t.known)
-		return true
-	}
-	return false
+	return t.dark > 0 && removalRank[k.url] > t.dark
 }
 
-func (t *turn) hold(h have) {
+// hold notes what a version that the client may have names. What only the
+// client knows may name anything until it is replaced; what cannot be replaced,
+// because the client refused the next one, counts for the gate.
+func (t *turn) hold(url string, it *item, h have) {
 	if h.version == "" {
 		return
 	}
 	if h.res == nil {
-		t.dark = true
+		if it.want != nil && t.target(it) == nil {
+			if !t.now.Before(t.known) {
+				return
+			}
+			t.at(t.known)
+		}
+		if rank := removalRank[url]; t.dark == 0 || rank < t.dark {
+			t.dark = rank
+		}
 		return
 	}
 	for _, ref := range h.res.Refs() {

@@ -107,7 +107,14 @@ func (k *kind) forget(it *item) {
 	it.sent, it.acked, it.forced, it.gated = have{}, have{}, false, time.Time{}
 	k.setNack(it, nil)
 	it.epoch++
-	if it.want == nil {
+	k.drop(it)
+}
+
+// drop deletes an item that neither side speaks of. The list of things to do
+// may still have it, with nothing to do.
+func (k *kind) drop(it *item) {
+	if it.want == nil && !it.sub && it.sent.version == "" && it.acked.version == "" && k.items[it.name] == it {
+		k.setNack(it, nil)
 		delete(k.items, it.name)
 	}
 }
@@ -167,10 +174,8 @@ func (k *kind) accept(e entry) {
 	if it.nack != nil && e.what.version != it.nack.Version && e.what.version != e.prev.version {
 		k.setNack(it, nil)
 	}
-	if e.what.version == "" && it.want == nil && !it.sub && it.sent.version == "" && k.items[it.name] == it {
-		delete(k.items, it.name)
-	}
 	k.queue(it)
+	k.drop(it)
 }
 
 func (s *Session) nacked(now time.Time, k *kind, f *flight, words string) {
