@@ -18,6 +18,7 @@ const (
 	KindCaller                    // the intentions and retained pairs that name Name (a service, a pattern or "*") as a caller
 	KindNode                      // what the registries place on a node
 	KindCallers                   // the set of callers' names that are patterns; Name is ""
+	KindOpen                      // the set of services whose default intention is allow; Name is ""
 )
 
 // Key names one thing that a reader of a snapshot may depend on. It is
@@ -27,7 +28,7 @@ type Key struct {
 	Name string
 }
 
-var kindNames = [...]string{"", "mesh", "defaults", "bundle", "services", "service", "instances", "route", "intention", "patterns", "caller", "node", "callers"}
+var kindNames = [...]string{"", "mesh", "defaults", "bundle", "services", "service", "instances", "route", "intention", "patterns", "caller", "node", "callers", "open"}
 
 // String is "service api", or "mesh" where there is no name.
 func (k Key) String() string {

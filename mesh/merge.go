@@ -171,7 +171,7 @@ func (b *builder) claim(registered, by string, on bool) {
 // records computes every dirty record anew and carries the differences into the
 // snapshot's other indices.
 func (b *builder) records() {
-	names, patterns := newEdit(), newEdit()
+	names, open, patterns := newEdit(), newEdit(), newEdit()
 	callers := map[string]bool{}
 	for _, name := range slices.Sorted(maps.Keys(b.dirty)) {
 		old := b.old.records.get(name)
@@ -186,6 +186,7 @@ func (b *builder) records() {
 		}
 		b.compare(name, old, rec)
 		names.set(name, old.service != nil, rec.service != nil)
+		open.set(name, old.service.isOpen(), rec.service.isOpen())
 		patterns.set(name, IsPattern(name) && len(old.intentions) > 0, IsPattern(name) && len(rec.intentions) > 0)
 		b.named(&b.s.callers, old.tokens, rec.tokens, callers, func(t string) (string, string) { return t, name })
 		b.named(&b.s.retained, old.retained, rec.retained, callers, func(to string) (string, string) { return name, to })
@@ -193,6 +194,8 @@ func (b *builder) records() {
 	}
 	b.mark(Key{KindServices, ""}, names.changed())
 	b.s.names = apply(names, b.s.names)
+	b.mark(Key{KindOpen, ""}, open.changed())
+	b.s.open = apply(open, b.s.open)
 	b.mark(Key{KindPatterns, ""}, patterns.changed())
 	b.s.patterns = apply(patterns, b.s.patterns)
 	tokens := newEdit()
@@ -204,6 +207,8 @@ func (b *builder) records() {
 	b.mark(Key{KindCallers, ""}, tokens.changed())
 	b.s.callerPatterns = apply(tokens, b.s.callerPatterns)
 }
+
+func (svc *Service) isOpen() bool { return svc != nil && svc.DefaultIntention == ActionAllow }
 
 func (rec *record) empty() bool {
 	return rec.service == nil && rec.route == nil &&

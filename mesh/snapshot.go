@@ -22,7 +22,7 @@ type Snapshot struct {
 	config         *Config
 	defaults       []*Defaults // narrowest label first
 	bundle         []byte
-	names          []ServiceName
+	names, open    []ServiceName
 	patterns       []string
 	callerPatterns []string
 	conflicts      []Conflict // of the mesh and defaults blocks
@@ -41,6 +41,10 @@ func (s *Snapshot) Bundle() []byte { return s.bundle }
 // Services are the names of all services, sorted: those with a block, an
 // instance, or an intention of their own.
 func (s *Snapshot) Services() []ServiceName { return s.names }
+
+// Open are the names of the services that admit, by default, whom no intention
+// speaks of (default_intention is allow), sorted.
+func (s *Snapshot) Open() []ServiceName { return s.open }
 
 // Service is a service with every setting resolved; nil when there is none.
 func (s *Snapshot) Service(name ServiceName) *Service {

@@ -44,8 +44,9 @@ type Outside struct {
 // Inbound is one port of the application, as callers reach it through its proxy.
 type Inbound struct {
 	Service  mesh.ServiceName
-	Number   uint16
-	Name     string
+	Number   uint16 // where the application listens: what arrives here is for it
+	Port     uint16 // the service's port that it answers for: the one in the SNI and in Policy.Name
+	Name     string // of the service's port; "" if it has none
 	Protocol mesh.Protocol
 	MTLS     mesh.MTLS
 	Policy   *Policy
@@ -59,18 +60,24 @@ type Policy struct {
 	TrustDomain string
 	Bundle      []byte      // PEM of the trusted roots
 	Default     mesh.Action // what a call meets that no permission speaks of
-	Deny        []mesh.Permission
-	Allow       []mesh.Permission
-	// Callers who may open a TCP connection to the port. Any: everyone with an
-	// identity of this trust domain. Empty and not Any: nobody.
+	// Deny and Allow are the permissions that hold on this port; their Ports are
+	// dropped. On a tcp or tls port an allow with HTTP conditions is left out and
+	// a deny with HTTP conditions is a deny of everything, as policy.Decide has it.
+	Deny  []mesh.Permission
+	Allow []mesh.Permission
+	// Callers who may open a TCP connection to the port, as policy.Decide answers
+	// for a call that is not HTTP. Any: everyone with an identity of this trust
+	// domain, less the Deniers. Empty and not Any: nobody. On an http, http2 or
+	// grpc port the permissions decide, and these say nothing.
 	Callers   []mesh.Identity
 	AnyCaller bool
 	Deniers   []mesh.Identity // under AnyCaller: those who may not
+	Plaintext bool            // may a caller without a certificate open a TCP connection, where mtls lets it in at all
 	Cause     mesh.Key
 }
 
-// Upstream is how one service is called, alike for all callers unless its route
-// looks at who calls (then one for each such caller).
+// Upstream is how one service is called, alike for all callers; only a caller
+// that the service's route names in a match has one of its own.
 type Upstream struct {
 	Service mesh.ServiceName
 	Ports   []UpstreamPort // sorted by number
@@ -82,10 +89,12 @@ type UpstreamPort struct {
 	Number   uint16
 	Name     string
 	Protocol mesh.Protocol
-	Virtual  []netip.Addr  // VIP4, VIP6 (those that are valid)
-	Route    *Routes       // http, http2, grpc and unknown
-	TCP      []Weighted    // tcp, tls and unknown
-	Clusters []*Cluster    // everything that Route and TCP may name; sorted by name
+	Virtual  []netip.Addr // VIP4, VIP6 (those that are valid)
+	Route    *Routes      // http, http2, grpc and unknown
+	TCP      []Weighted   // tcp, tls and unknown
+	// Clusters is everything that Route and TCP may name, sorted by name. A rule's
+	// target elsewhere makes one cluster part of two upstreams; it is then the same pointer.
+	Clusters []*Cluster
 	Idle     time.Duration // mesh.None: none
 	Refused  bool          // the caller's right is lost or denied: reached all the same, the destination answers 403
 }
