@@ -70,7 +70,7 @@ func (d Diagnostics) Error() string {
 		return ""
 	}
 	e := errs[0]
-	s := fmt.Sprintf("%s:%d:%d: %s (%s)", printable(e.File), e.Line, e.Column, printable(e.Message), e.Code)
+	s := fmt.Sprintf("%s: %s (%s)", e.Position, printable(e.Message), e.Code)
 	if n := len(errs) - 1; n > 0 {
 		s += fmt.Sprintf(", and %d more", n)
 	}

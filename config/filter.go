@@ -66,7 +66,10 @@ func checkFilter(s string) (string, string) {
 	if _, err := CompileFilter(s); err != nil {
 		var u *unknownSelector
 		if errors.As(err, &u) {
-			return err.Error(), didYouMean(u.name, selectorNames)
+			return err.Error(), u.fix()
+		}
+		if strings.Contains(s, " = ") {
+			return err.Error(), fmt.Sprintf("Compare with ==: %q.", strings.ReplaceAll(s, " = ", " == "))
 		}
 		return err.Error(), `For example "Service.Meta.version == v1" or "canary not in Service.Tags".`
 	}
@@ -158,6 +161,17 @@ func contains(s selected, value string) bool {
 var selectorNames = []string{"Service.ID", "Service.Port", "Service.Tags", "Service.Meta", "Node", "Node.Meta", "Datacenter", "Namespace", "Source"}
 
 type unknownSelector struct{ name string }
+
+// fix keeps the key of a misspelt Service.Meta.key.
+func (u *unknownSelector) fix() string {
+	parts := strings.SplitN(u.name, ".", 3)
+	head := strings.Join(parts[:min(2, len(parts))], ".")
+	near := nearest(head, selectorNames)
+	if len(parts) == 3 && (near == "Service.Meta" || near == "Node.Meta") {
+		return "Did you mean " + quoted(near+"."+parts[2]) + "?"
+	}
+	return didYouMean(u.name, selectorNames)
+}
 
 func (u *unknownSelector) Error() string {
 	return fmt.Sprintf("names %s, which no instance has", u.name)

@@ -70,8 +70,9 @@ func (p *parser) file(name string, src []byte, schema *block) *node {
 	return root
 }
 
+// startOf is all of a file: no line of it in particular.
 func startOf(name string) hcl.Range {
-	return hcl.Range{Filename: name, Start: hcl.InitialPos, End: hcl.InitialPos}
+	return hcl.Range{Filename: name}
 }
 
 // foreign translates hcl's own diagnostics.
@@ -161,7 +162,7 @@ func (p *parser) open(n *node, schema *block, b *hclsyntax.Block) *node {
 		rng = hcl.RangeBetween(rng, b.LabelRanges[len(b.LabelRanges)-1])
 	}
 	if len(b.Labels) != schema.labels() {
-		p.errorf(codeLabels, place{rng, n.in}, labelFix(schema), "%s has %s, not %d", schema.name, labelCount(schema), len(b.Labels))
+		p.errorf(codeLabels, place{rng, n.in}, labelFix(schema), "%s %s", schema.name, labelProblem(schema, len(b.Labels)))
 		n.bad = true
 		return nil
 	}
@@ -172,18 +173,21 @@ func (p *parser) open(n *node, schema *block, b *hclsyntax.Block) *node {
 	return p.enter(n, schema, label, labelRng, rng)
 }
 
-func labelCount(b *block) string {
-	if b.labels() == 0 {
-		return "no label"
+func labelProblem(b *block, given int) string {
+	switch {
+	case b.labels() == 0:
+		return "takes no label"
+	case given == 0:
+		return "needs a label"
 	}
-	return "one label"
+	return fmt.Sprintf("takes one label, not %d", given)
 }
 
 func labelFix(b *block) string {
 	if b.labels() == 0 {
 		return fmt.Sprintf("Write %s { … }.", b.name)
 	}
-	return fmt.Sprintf("Write %s %q { … }; the label is its %s.", b.name, "…", strings.ReplaceAll(b.label, `\"`, `"`))
+	return fmt.Sprintf("Write %s %q { … }, with %s between the quotes.", b.name, "…", b.label)
 }
 
 // enter makes a node below another one.
@@ -223,7 +227,7 @@ func (p *parser) closed(n *node) {
 	}
 	for _, b := range n.schema.blocks {
 		if b.need && n.block(b.name) == nil && !n.bad {
-			p.errorf(codeMissing, n.where(), fmt.Sprintf("Add %s { … }.", b.name), "%s needs a %s block", n.schema.name, b.name)
+			p.errorf(codeMissing, n.where(), fmt.Sprintf("Add %s { … }.", b.name), "%s needs the block %s", n.schema.name, b.name)
 			n.bad = true
 		}
 	}

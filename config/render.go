@@ -42,7 +42,7 @@ func (x *Diagnostic) text(b *strings.Builder, color bool) {
 		tone = ansiYellow
 	}
 	fmt.Fprintf(b, "%s %s %s  %s\n", paint(tone+ansiBold, string(x.Severity)+":"),
-		paint(ansiBold, fmt.Sprintf("%s:%d:%d:", printable(x.File), x.Line, x.Column)), printable(x.Message), paint(ansiCyan, "["+x.Code+"]"))
+		paint(ansiBold, x.Position.String()+":"), printable(x.Message), paint(ansiCyan, "["+x.Code+"]"))
 	if x.In != "" {
 		fmt.Fprintf(b, "       in %s\n", printable(x.In))
 	}
@@ -52,7 +52,7 @@ func (x *Diagnostic) text(b *strings.Builder, color bool) {
 	}
 	snippet(b, x.Position, x.Source, width, func(s string) string { return paint(tone+ansiBold, s) })
 	for _, r := range x.Related {
-		fmt.Fprintf(b, "       %s: %s:%d:%d\n", printable(r.Message), printable(r.File), r.Line, r.Column)
+		fmt.Fprintf(b, "       %s: %s\n", printable(r.Message), r.Position)
 		snippet(b, r.Position, r.Source, 1, func(s string) string { return paint(ansiCyan, s) })
 	}
 	if x.Fix != "" {

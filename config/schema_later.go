@@ -10,7 +10,7 @@ func applyBlock() *block {
 }
 
 func jwtBlock() *block {
-	return &block{name: "jwt", label: "issuer's name", many: true, later: true, doc: "Who signs the tokens of end users. A bad token is refused; a missing one too, unless optional.", attrs: []*attr{
+	return &block{name: "jwt", label: "the issuer's name", many: true, later: true, doc: "Who signs the tokens of end users. A bad token is refused; a missing one too, unless optional.", attrs: []*attr{
 		{name: "issuer", typ: link, required: true, doc: "The iss claim."},
 		{name: "audiences", typ: texts, doc: "One of them is the aud claim."},
 		{name: "optional", typ: boolean, def: "false", doc: "A call without a token passes."},
@@ -25,7 +25,7 @@ func jwtBlock() *block {
 }
 
 func authorizerBlock() *block {
-	return &block{name: "authorizer", label: "authorizer", many: true, later: true, doc: "A service that is asked before a call is let through.", attrs: []*attr{
+	return &block{name: "authorizer", label: "the authorizer's name", many: true, later: true, doc: "A service that is asked before a call is let through.", attrs: []*attr{
 		{name: "service", typ: name, required: true, doc: "The service."},
 		{name: "timeout", typ: duration, def: `"200ms"`, doc: "Longest time for its answer."},
 		{name: "on_error", typ: actions, def: `"deny"`, doc: "What happens without an answer."},
@@ -33,14 +33,14 @@ func authorizerBlock() *block {
 }
 
 func quotaBlock() *block {
-	return &block{name: "quota", label: "quota", many: true, later: true, doc: "A rate, counted over the whole mesh.", attrs: []*attr{
+	return &block{name: "quota", label: "the quota's name", many: true, later: true, doc: "A rate, counted over the whole mesh.", attrs: []*attr{
 		{name: "requests", typ: count, required: true, doc: "Calls."},
 		{name: "per", typ: duration, required: true, doc: "In this time."},
 		{name: "by", typ: texts, required: true, doc: "Counted apart for each value."},
 		{name: "on_missing", typ: word("deny", "share", "ignore"), def: `"deny"`, doc: "What happens to a call without that value: refused, counted in one bucket, or not counted."},
 		{name: "on_error", typ: actions, def: `"allow"`, doc: "What happens when nobody counts."},
 	}, blocks: []*block{
-		{name: "limit", label: "exception", many: true, doc: "A value that differs.", attrs: []*attr{
+		{name: "limit", label: "the exception's name", many: true, doc: "A value that differs.", attrs: []*attr{
 			{name: "when", typ: filled, required: true, doc: "CEL over the request."},
 			{name: "requests", typ: count, required: true, doc: "Calls, in the quota's time."},
 		}},
@@ -55,10 +55,10 @@ func quotaBlock() *block {
 
 func gatewayBlock() *block {
 	redirect := &block{name: "redirect", doc: "Answers every call with a redirect.", attrs: ruleBlock().blockNamed("redirect").attrs}
-	return &block{name: "gateway", label: "gateway", many: true, later: true,
+	return &block{name: "gateway", label: "the gateway's name", many: true, later: true,
 		doc: "Proxies at the edge. Its rules choose a service, whose own route block is then obeyed.",
 		blocks: []*block{
-			{name: "listener", label: "listener", many: true, doc: "A port; several may share one when their hosts differ.", attrs: []*attr{
+			{name: "listener", label: "the listener's name", many: true, doc: "A port; several may share one when their hosts differ.", attrs: []*attr{
 				{name: "port", typ: port, required: true, doc: "Its number."},
 				{name: "hosts", typ: hosts, doc: "Hosts it answers for."},
 				{name: "trusted_hops", typ: whole(0, 16), def: "0", doc: "Proxies before it that append to x-forwarded-for."},
@@ -80,7 +80,7 @@ func gatewayBlock() *block {
 }
 
 func externalBlock() *block {
-	return &block{name: "external", label: "name", many: true, later: true, doc: "Something outside the mesh that workloads may reach.", attrs: []*attr{
+	return &block{name: "external", label: "its name in the mesh", many: true, later: true, doc: "Something outside the mesh that workloads may reach.", attrs: []*attr{
 		{name: "hosts", typ: hosts, required: true, doc: "Its names."},
 		{name: "ports", typ: ports, required: true, doc: "Its ports."},
 		{name: "protocol", typ: protocols, required: true, doc: "What is spoken."},

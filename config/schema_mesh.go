@@ -38,7 +38,7 @@ func tuningBlocks() []*block {
 }
 
 func defaultsBlock() *block {
-	return &block{name: "defaults", label: `"*", a prefix such as "batch-*", or a service`, check: pattern, many: true,
+	return &block{name: "defaults", label: `a service, "prefix-*" or "*"`, check: pattern, many: true,
 		doc:   "Settings of all services that the label covers. The longest label that matches wins, argument by argument; a nested block replaces the wider one whole.",
 		attrs: tuningAttrs(), blocks: tuningBlocks()}
 }
@@ -88,19 +88,19 @@ func outlierBlock() *block {
 }
 
 func serviceBlock() *block {
-	b := &block{name: "service", label: "service", many: true,
+	b := &block{name: "service", label: "the service's name", many: true,
 		doc: "A service, where its registry does not say enough. One that is registered needs no block."}
 	b.attrs = append(tuningAttrs(),
 		&attr{name: "mtls", typ: mtlsModes, def: "the mesh's", doc: "What the service's instances accept."},
 		&attr{name: "default_intention", typ: actions, def: "the mesh's", doc: "What a call meets that no intention speaks of."})
 	b.blocks = append([]*block{
-		{name: "source", label: `"consul" or "nomad"`, check: word("consul", "nomad"), many: true, doc: "Where its instances are found when not under its own name.", attrs: []*attr{
+		{name: "source", label: "consul or nomad", check: word("consul", "nomad"), many: true, doc: "Where its instances are found when not under its own name.", attrs: []*attr{
 			{name: "service", typ: filled, def: "the block's name", doc: "Its name in that registry."},
 			{name: "datacenters", typ: texts, def: "the registry's own", doc: "Consul datacenters that are read."},
 			{name: "namespace", typ: filled, doc: "Its namespace in that registry."},
 			{name: "filter", typ: filter, doc: "Instances that count."},
 		}},
-		{name: "instance", label: "instance", many: true, doc: "A host that no registry knows.", attrs: []*attr{
+		{name: "instance", label: "the instance's name", many: true, doc: "A host that no registry knows.", attrs: []*attr{
 			{name: "address", typ: address, required: true, doc: "Its address."},
 			{name: "port", typ: port, required: true, doc: "Its port."},
 			{name: "node", typ: filled, doc: "The node whose agent answers for it."},
@@ -108,12 +108,12 @@ func serviceBlock() *block {
 			{name: "tags", typ: texts, doc: "Tags that filters see as Service.Tags."},
 			{name: "weight", typ: whole(1, 65535), def: "1", doc: "Its share against the other instances."},
 		}},
-		{name: "port", label: "port", many: true, doc: "A port of the service, as its callers see it.", attrs: []*attr{
+		{name: "port", label: "the port's name", many: true, doc: "A port of the service, as its callers see it.", attrs: []*attr{
 			{name: "port", typ: port, required: true, doc: "Its number."},
 			{name: "protocol", typ: protocols, def: "the service's", doc: "What is spoken there."},
 			{name: "mtls", typ: mtlsModes, def: "the service's", doc: "What is accepted there."},
 		}},
-		{name: "subset", label: "subset", many: true, doc: "A part of the service's instances, for `to \"service.subset\"`.", attrs: []*attr{
+		{name: "subset", label: "the subset's name", many: true, doc: "A part of the service's instances, for `to \"service.subset\"`.", attrs: []*attr{
 			{name: "filter", typ: filter, required: true, doc: "Instances that belong to it."},
 		}},
 		healthBlock(),
@@ -153,7 +153,7 @@ func intentionBlock() *block {
 			{name: "shadow", typ: boolean, later: true, doc: "Count and log what this rule would do; change nothing."},
 		}}
 	}
-	return &block{name: "intention", label: `destination: a service, "prefix-*" or "*"`, check: pattern, many: true,
+	return &block{name: "intention", label: `a service, "prefix-*" or "*"`, check: pattern, many: true,
 		doc: "Who may call a destination. Nothing is allowed but by an allow block; a deny that matches wins over every allow, in whatever file. An empty block is an error.",
 		attrs: []*attr{
 			{name: "open", typ: word("cut", "finish"), def: `"cut"`, doc: "What happens to what is open when the right is lost."},

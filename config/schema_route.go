@@ -17,13 +17,13 @@ func checkRetryOn(s string) (string, string) {
 }
 
 func routeBlock() *block {
-	return &block{name: "route", label: "service", many: true,
+	return &block{name: "route", label: "the service's name", many: true,
 		doc:    "What is asked of a service, by whomever. Rules are tried as written, the first that matches wins; what no rule matches goes to the service as if there were no route block.",
 		blocks: []*block{ruleBlock(), corsBlock(), rateLimitBlock()}}
 }
 
 func ruleBlock() *block {
-	return &block{name: "rule", label: "rule", many: true, doc: "One rule. Without match it takes every call; without to it goes to all of the service.",
+	return &block{name: "rule", label: "the rule's name", many: true, doc: "One rule. Without match it takes every call; without to it goes to all of the service.",
 		attrs: []*attr{
 			{name: "port", typ: name, def: "any", doc: "Only calls to this named port."},
 			{name: "timeout", typ: durationOrNone, def: "the service's", doc: "Longest time for a whole answer."},
@@ -31,7 +31,7 @@ func ruleBlock() *block {
 		},
 		blocks: []*block{
 			matchBlock(), retryBlock(),
-			{name: "to", label: `"service" or "service.subset"`, check: target, many: true, doc: "A target, each once. It never re-enters routes.", attrs: []*attr{
+			{name: "to", label: "service or service.subset", check: target, many: true, doc: "A target, each once. It never re-enters routes.", attrs: []*attr{
 				{name: "weight", typ: weight, def: "the rest", doc: "Percent in 0.01 steps. The weights add up to 100; one target may leave its own out and takes the rest."},
 				{name: "if_empty", typ: word("rest", "fail"), def: `"rest"`, doc: "Where the share goes when there is no instance: to the rule's other targets, or 503."},
 			}},
@@ -57,7 +57,7 @@ func ruleBlock() *block {
 				{name: "headers", typ: headerMap, later: true, doc: "Headers of the answer."},
 			}},
 			{name: "reject", later: true, doc: "Closes the connection."},
-			{name: "mirror", label: `"service" or "service.subset"`, check: target, many: true, later: true, doc: "A second target, whose answers are thrown away.", attrs: []*attr{
+			{name: "mirror", label: "service or service.subset", check: target, many: true, later: true, doc: "A second target, whose answers are thrown away.", attrs: []*attr{
 				{name: "share", typ: percent, def: `"100%"`, doc: "Share of the calls."},
 			}},
 			{name: "fault", later: true, doc: "Faults on purpose; delay and abort are drawn independently.", blocks: []*block{
@@ -111,8 +111,8 @@ func matchBlock() *block {
 		{name: "grpc_service", typ: &typ{kind: kindText, name: "gRPC service", example: `"search.v1.Search"`, check: checkGRPC}, doc: "A gRPC service's full name."},
 		{name: "sni", typ: hosts, later: true, doc: "Names asked for in the TLS handshake."},
 	}, blocks: []*block{
-		value("header", "header", "A condition on a request header: exactly one of exact, prefix, suffix, contains, regex, in and present.", header),
-		value("query", "parameter", "A condition on a query parameter: exactly one of exact, prefix, suffix, contains, regex, in and present.", filled),
+		value("header", "the header's name", "A condition on a request header: exactly one of exact, prefix, suffix, contains, regex, in and present.", header),
+		value("query", "the parameter's name", "A condition on a query parameter: exactly one of exact, prefix, suffix, contains, regex, in and present.", filled),
 	}}
 }
 

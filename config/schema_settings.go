@@ -118,7 +118,7 @@ func agentSchema() *block {
 }
 
 func workloadBlock() *block {
-	return &block{name: "workload", label: "service", many: true,
+	return &block{name: "workload", label: "the service's name", many: true,
 		doc: "An application of this node, where the registry does not say enough: it is captured by one of user, unit, slice and netns.",
 		attrs: []*attr{
 			{name: "user", typ: userName, doc: "The user it runs as; never root."},

@@ -195,7 +195,7 @@ func (p *parser) decodePercent(a *attr, v *value, in string) bool {
 	case err != nil:
 		p.errorf(codeFormat, place{v.rng, in}, `For example "5%".`, "%s = %q is no percent", a.name, v.text)
 	case !(n >= 0 && n <= a.typ.max):
-		p.errorf(codeRange, place{v.rng, in}, "", "%s is from 0%% to 100%%", a.name)
+		p.errorf(codeRange, place{v.rng, in}, "", "%s is from 0%% to 100%%, not %s", a.name, v.text)
 	default:
 		v.number = n
 		return true

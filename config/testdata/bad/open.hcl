@@ -1,0 +1,2 @@
+service "a" { # want: KRG1001 '{' is never closed
+  port "http" { port = 80 }

@@ -1,0 +1,3 @@
+service "a" {
+  source "consul" { filter = "a%{b}" } # want: KRG1017 "%{" begins a template
+}
