@@ -130,6 +130,7 @@ type model struct {
 	asked    map[string]bool
 	due      []*discovery.DeltaDiscoveryResponse // to be answered
 	owed     map[string]bool                     // endpoints that must follow their cluster
+	had      map[string]string                   // accepted, by type and name
 	mayAgain map[string]bool                     // type and name that may come again unchanged
 	log      []string
 }
@@ -154,7 +155,12 @@ func (m *model) fail(format string, args ...any) {
 func (m *model) connect() {
 	m.s = New(Options{})
 	m.subs, m.asked, m.due = map[string]map[string]bool{}, map[string]bool{}, nil
-	m.owed, m.mayAgain = map[string]bool{}, map[string]bool{}
+	m.owed, m.mayAgain, m.had = map[string]bool{}, map[string]bool{}, map[string]string{}
+	for typ, names := range m.held {
+		for n, v := range names {
+			m.had[typ+n] = v
+		}
+	}
 	for _, typ := range sixTypes {
 		m.subs[typ] = map[string]bool{}
 	}
@@ -196,6 +202,7 @@ func (m *model) request(typ string, sub, unsub []string) {
 	for n := range m.held[typ] {
 		if !m.subs[typ]["*"] && !m.subs[typ][n] {
 			delete(m.held[typ], n)
+			delete(m.had, typ+n)
 			delete(m.owed, n)
 		}
 	}
@@ -336,6 +343,21 @@ func (m *model) answer(nack bool) {
 	req := &discovery.DeltaDiscoveryRequest{TypeUrl: resp.TypeUrl, ResponseNonce: resp.Nonce}
 	if nack {
 		req.ErrorDetail = &statuspb.Status{Message: "no"}
+		for _, r := range resp.Resources { // it goes back to what it had
+			if at := resp.TypeUrl + r.Name; m.held[resp.TypeUrl][r.Name] == r.Version {
+				delete(m.held[resp.TypeUrl], r.Name)
+				if m.had[at] != "" {
+					m.held[resp.TypeUrl][r.Name] = m.had[at]
+				}
+			}
+		}
+	} else {
+		for _, r := range resp.Resources {
+			m.had[resp.TypeUrl+r.Name] = r.Version
+		}
+		for _, n := range resp.RemovedResources {
+			delete(m.had, resp.TypeUrl+n)
+		}
 	}
 	m.tell(req)
 }
@@ -511,7 +533,7 @@ func FuzzHostile(f *testing.F) {
 
 // TestManyClients runs both with many more random inputs than the corpus has.
 func TestManyClients(t *testing.T) {
-	n := 4000
+	n := 1500
 	if testing.Short() {
 		n = 400
 	}
