@@ -4,7 +4,7 @@ package command
 func commands() []Command {
 	return []Command{
 		statusCommand(), servicesCommand(), proxiesCommand(), intentionsCommand(), explainCommand(),
-		planCommand(), applyCommand(),
+		validateCommand(), fmtCommand(), planCommand(), applyCommand(),
 		group("token", "Join tokens for hosts"), tokenCreateCommand(),
 		group("ca", "The mesh's certificate authority"), caStatusCommand(), caRootCommand(),
 		versionCommand(),
