@@ -90,15 +90,11 @@ func LoadBytes(files map[string][]byte) (*Mesh, Diagnostics) {
 // roots parses all files and joins them into one root.
 func (p *parser) roots(files map[string][]byte, schema *block) *node {
 	root := &node{schema: schema, args: map[string]*value{}}
-	total := 0
-	for _, name := range slices.Sorted(maps.Keys(files)) {
-		if total += len(files[name]); total > MaxTotalBytes {
-			p.errorf(codeLimit, place{rng: startOf(name)}, "", "the files have more than %d bytes together", MaxTotalBytes)
-			break
-		}
+	names := p.scan()
+	root.bad = len(names) < len(files)
+	for _, name := range names {
 		if n := p.file(name, files[name], schema); n != nil {
 			root.blocks = append(root.blocks, n.blocks...)
-			maps.Copy(root.args, n.args)
 			root.bad = root.bad || n.bad
 		} else {
 			root.bad = true

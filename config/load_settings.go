@@ -78,7 +78,7 @@ func loadSettings(paths []string, notOurs string, schema *block) (*parser, *node
 // settings merges the files in lexical order.
 func (p *parser) settings(schema *block) *node {
 	root := &node{schema: schema, args: map[string]*value{}}
-	for _, name := range slices.Sorted(maps.Keys(p.files)) {
+	for _, name := range p.scan() {
 		n := p.file(name, p.files[name], schema)
 		if n == nil {
 			continue

@@ -2,6 +2,8 @@ package config
 
 import (
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 
 	"github.com/hashicorp/hcl/v2"
@@ -27,7 +29,6 @@ type parser struct {
 	*sink
 	elsewhere map[string]string // names of the other kinds of file, and where they belong
 	later     Diagnostics       // what is not supported yet
-	braces    int
 }
 
 func (p *parser) text(r hcl.Range) string {
@@ -38,17 +39,31 @@ func (p *parser) text(r hcl.Range) string {
 	return string(src[r.Start.Byte:r.End.Byte])
 }
 
-// file parses one file into a root node; nil when it could not.
+// scan prescans all files before one of them is parsed, and returns the names
+// of those that may be, sorted; none when the files are too much together.
+func (p *parser) scan() []string {
+	total, braces := 0, 0
+	var out []string
+	for _, name := range slices.Sorted(maps.Keys(p.files)) {
+		before := len(p.diags)
+		total += len(p.files[name])
+		braces += prescan(p.sink, name, p.files[name])
+		switch {
+		case total > MaxTotalBytes:
+			p.errorf(codeLimit, place{rng: startOf(name)}, "", "the files have more than %d bytes together", MaxTotalBytes)
+			return nil
+		case braces > MaxBlocks:
+			p.errorf(codeLimit, place{rng: startOf(name)}, "", "the files have more than %d blocks together", MaxBlocks)
+			return nil
+		case len(p.diags) == before:
+			out = append(out, name)
+		}
+	}
+	return out
+}
+
+// file parses one file, which was scanned, into a root node; nil when it could not.
 func (p *parser) file(name string, src []byte, schema *block) *node {
-	before := len(p.diags)
-	p.braces += prescan(p.sink, name, src)
-	if len(p.diags) > before {
-		return nil
-	}
-	if p.braces > MaxBlocks {
-		p.errorf(codeLimit, place{rng: startOf(name)}, "", "the files have more than %d blocks", MaxBlocks)
-		return nil
-	}
 	root := &node{schema: schema, args: map[string]*value{}}
 	if strings.HasSuffix(name, ".json") {
 		f, diags := hcljson.Parse(src, name)
