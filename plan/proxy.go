@@ -14,6 +14,8 @@ type Node struct {
 	InboundPort  uint16     // where captured inbound traffic arrives; 0: no capture
 	OutboundPort uint16     // where captured outbound traffic arrives; 0: no capture
 	Explicit     []Explicit // listeners on loopback instead of capture (kerege dev)
+	Accept       []Accept   // without capture: where each port's calls arrive, and where the application is
+	NoIPv6       bool       // the host's kernel has no IPv6: a listener there would be refused
 }
 
 // Explicit is a service reached at 127.0.0.1:LocalPort.
@@ -21,6 +23,14 @@ type Explicit struct {
 	Service   mesh.ServiceName
 	Port      uint16 // the service's port
 	LocalPort uint16
+}
+
+// Accept is how one port of the workload is reached where nothing is captured:
+// the instance is registered at Listen, where its Envoy opens the port (so that
+// Inbound.Number is Listen's), and its application listens on App.
+type Accept struct {
+	Listen netip.AddrPort
+	App    netip.AddrPort
 }
 
 // Proxy is everything one Envoy must do. Read this file first.

@@ -83,5 +83,6 @@ func keepProxy(old, now *Proxy) *Proxy {
 }
 
 func equalNode(a, b Node) bool {
-	return a.ID == b.ID && a.InboundPort == b.InboundPort && a.OutboundPort == b.OutboundPort && slices.Equal(a.Explicit, b.Explicit)
+	return a.ID == b.ID && a.InboundPort == b.InboundPort && a.OutboundPort == b.OutboundPort && a.NoIPv6 == b.NoIPv6 &&
+		slices.Equal(a.Explicit, b.Explicit) && slices.Equal(a.Accept, b.Accept)
 }

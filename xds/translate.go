@@ -1,0 +1,245 @@
+package xds
+
+import (
+	"cmp"
+	"crypto/sha256"
+	"fmt"
+	"net/netip"
+	"runtime"
+	"slices"
+	"sync"
+	"weak"
+
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	"google.golang.org/protobuf/types/known/wrapperspb"
+
+	"github.com/kerege/kerege/mesh"
+	"github.com/kerege/kerege/plan"
+	"github.com/kerege/kerege/xds/delta"
+)
+
+// Translator says plans in Envoy's words. It remembers the groups of what proxies
+// share for as long as somebody holds the plan's unit, and is safe for concurrent use.
+type Translator struct {
+	mu        sync.Mutex
+	upstreams map[upstreamKey]*delta.Group
+	policies  map[policyKey][]*delta.Resource
+	groups    map[[32]byte]weak.Pointer[delta.Group] // what is not shared by pointer, by its content
+}
+
+type upstreamKey struct {
+	unit     weak.Pointer[plan.Upstream]
+	captured bool // with listeners on virtual addresses
+}
+
+type policyKey struct {
+	unit      weak.Pointer[plan.Policy]
+	http, tcp bool
+}
+
+// NewTranslator returns a Translator that has seen nothing.
+func NewTranslator() *Translator {
+	return &Translator{
+		upstreams: map[upstreamKey]*delta.Group{},
+		policies:  map[policyKey][]*delta.Resource{},
+		groups:    map[[32]byte]weak.Pointer[delta.Group]{},
+	}
+}
+
+// Translate says one plan. Two plans that share an upstream get the same group
+// for it, the same pointer. An error is a bug of ours, and names the resource.
+func (t *Translator) Translate(p *plan.Proxy) (*delta.Set, error) {
+	base, err := t.base(p)
+	if err != nil {
+		return nil, err
+	}
+	set := &delta.Set{Groups: []*delta.Group{base}}
+	for _, in := range p.Inbound {
+		g, err := t.inboundGroup(p, in)
+		if err != nil {
+			return nil, err
+		}
+		set.Groups = append(set.Groups, g)
+	}
+	for _, u := range p.Outbound {
+		g, err := t.upstreamGroup(u, p.Node.OutboundPort != 0)
+		if err != nil {
+			return nil, err
+		}
+		set.Groups = append(set.Groups, g)
+	}
+	slices.SortFunc(set.Groups, func(a, b *delta.Group) int { return cmp.Compare(a.Key, b.Key) })
+	return set, nil
+}
+
+// base is what is the proxy's own: the listeners that have sockets.
+func (t *Translator) base(p *plan.Proxy) (*delta.Group, error) {
+	w := &writer{}
+	cause := mesh.Key{Kind: mesh.KindService, Name: string(p.Node.ID.Service)}
+	var out []*delta.Resource
+	if p.Node.OutboundPort != 0 {
+		out = append(out, w.resource(outboundName, w.outbound(p), mesh.Key{Kind: mesh.KindMesh}))
+		if p.Outside.Mode == mesh.OutboundAny {
+			out = append(out, w.resource(passthroughName, w.local(passthroughName, nil), mesh.Key{Kind: mesh.KindMesh}))
+		}
+	} else {
+		for _, e := range p.Node.Explicit {
+			out = append(out, w.explicit(p, e))
+		}
+	}
+	if p.Node.InboundPort != 0 {
+		out = append(out, w.resource(inboundName, w.inbound(p), cause))
+	}
+	if w.err != nil {
+		return nil, fmt.Errorf("translating the listeners of %s: %w", p.Node.ID.Service, w.err)
+	}
+	return t.intern(group("base", out)), nil
+}
+
+// explicit is a service at a loopback port.
+func (w *writer) explicit(p *plan.Proxy, e plan.Explicit) *delta.Resource {
+	for _, u := range p.Outbound {
+		for i := range u.Ports {
+			if u.Service == e.Service && u.Ports[i].Number == e.Port {
+				return w.resource(upstreamName(e.Service, e.Port), w.upstreamListener(u, &u.Ports[i], loopback(e.LocalPort)), u.Cause)
+			}
+		}
+	}
+	return w.resource(upstreamName(e.Service, e.Port), w.refusedListener(p, e), mesh.Key{Kind: mesh.KindIntention, Name: string(e.Service)})
+}
+
+// upstreamGroup is everything about one service that is called.
+func (t *Translator) upstreamGroup(u *plan.Upstream, captured bool) (*delta.Group, error) {
+	key := upstreamKey{weak.Make(u), captured}
+	t.mu.Lock()
+	found := t.upstreams[key]
+	t.mu.Unlock()
+	if found != nil {
+		return found, nil
+	}
+	w := &writer{}
+	var out []*delta.Resource
+	for i := range u.Ports {
+		p := &u.Ports[i]
+		for _, c := range p.Clusters {
+			out = append(out, w.resource(c.Name, w.cluster(c), c.Cause), w.resource(c.Name, endpoints(c.Endpoints, c.Name), endpointsCause(c)))
+		}
+		if p.Route != nil {
+			routes, err := w.routes(p.Route, p.Clusters)
+			if err != nil {
+				return nil, fmt.Errorf("translating %s: %w", u.Service, err)
+			}
+			out = append(out, w.resource(p.Route.Name, routes, p.Route.Cause))
+		}
+		if at := virtualAddresses(p); captured && len(at) > 0 {
+			l := w.upstreamListener(u, p, at)
+			l.BindToPort = wrapperspb.Bool(false)
+			out = append(out, w.resource(l.Name, l, u.Cause))
+		}
+	}
+	if w.err != nil {
+		return nil, fmt.Errorf("translating %s: %w", u.Service, w.err)
+	}
+	return keep(t, t.upstreams, key, group("upstream/"+string(u.Service), out), u), nil
+}
+
+func endpointsCause(c *plan.Cluster) mesh.Key {
+	if c.Endpoints == nil {
+		return c.Cause
+	}
+	return c.Endpoints.Cause
+}
+
+// keep remembers what was made of a shared unit until nobody holds the unit. Of
+// two that were made at once, the first stays.
+func keep[K comparable, V any, U any](t *Translator, memo map[K]V, key K, made V, unit *U) V {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if first, ok := memo[key]; ok {
+		return first
+	}
+	memo[key] = made
+	runtime.AddCleanup(unit, func(key K) {
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		delete(memo, key)
+	}, key)
+	return made
+}
+
+// inboundGroup is what belongs to one port of the application: who may call it,
+// and where it is.
+func (t *Translator) inboundGroup(p *plan.Proxy, in *plan.Inbound) (*delta.Group, error) {
+	key := fmt.Sprintf("inbound/%d", in.Number)
+	w := &writer{}
+	out, err := t.policy(in.Policy, !isTCP(in.Protocol), isTCP(in.Protocol) || in.Protocol == mesh.ProtocolUnknown)
+	if err != nil {
+		return nil, err
+	}
+	out = slices.Clone(out)
+	var app *corev3.Address
+	for _, a := range p.Node.Accept {
+		if a.Listen.Port() == in.Number && p.Node.InboundPort == 0 {
+			app = addressOf(a.App)
+			l := w.acceptListener(in, addressOf(a.Listen))
+			out = append(out, w.resource(l.Name, l, in.Cause))
+		}
+	}
+	for _, c := range w.apps(in, app) {
+		out = append(out, w.resource(c.Name, c, in.Cause))
+	}
+	if w.err != nil {
+		return nil, fmt.Errorf("translating port %d of %s: %w", in.Number, in.Service, w.err)
+	}
+	return t.intern(group(key, out)), nil
+}
+
+// policy is the rules of a port, alike for all instances of its service.
+func (t *Translator) policy(p *plan.Policy, http, tcp bool) ([]*delta.Resource, error) {
+	key := policyKey{weak.Make(p), http, tcp}
+	t.mu.Lock()
+	found, ok := t.policies[key]
+	t.mu.Unlock()
+	if ok {
+		return found, nil
+	}
+	w := &writer{}
+	var out []*delta.Resource
+	if http {
+		out = append(out, w.resource(rbacName(p), w.extension(p), p.Cause))
+	}
+	if tcp {
+		out = append(out, w.resource(callersName(p), callersSecret(p), p.Cause))
+	}
+	if w.err != nil {
+		return nil, fmt.Errorf("translating who may call %s: %w", p.Name, w.err)
+	}
+	return keep(t, t.policies, key, out, p), nil
+}
+
+// intern gives equal groups one address.
+func (t *Translator) intern(g *delta.Group) *delta.Group {
+	h := sha256.New()
+	fmt.Fprintf(h, "%s\n", g.Key)
+	for _, r := range g.Resources {
+		fmt.Fprintf(h, "%s %q %s %v\n", r.Type, r.Name, r.Version, r.Cause)
+	}
+	key := [32]byte(h.Sum(nil))
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if same := t.groups[key].Value(); same != nil {
+		return same
+	}
+	made := weak.Make(g)
+	t.groups[key] = made
+	runtime.AddCleanup(g, func(key [32]byte) {
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		if t.groups[key] == made {
+			delete(t.groups, key)
+		}
+	}, key)
+	return g
+}
+
+func addressOf(a netip.AddrPort) *corev3.Address { return address(a.Addr().String(), a.Port()) }
