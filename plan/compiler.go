@@ -213,16 +213,17 @@ func (r *round) refresh(u *unit) bool {
 		return was.proxy != u.proxy
 	}
 	for id := range u.used {
-		r.at(id).add(&was, u)
+		r.at(id).add(id, &was, u)
 	}
 	return true
 }
 
-// add notes that a unit under this one was replaced.
-func (ch *change) add(was, is *unit) {
+// add notes that a unit under the one called by was replaced.
+func (ch *change) add(by unitID, was, is *unit) {
 	switch is.id.level {
 	case upstreamsUnit:
-		if was.upstream.up == nil || is.upstream.up == nil || !slices.Equal(was.upstream.from, is.upstream.from) {
+		named := is.id.caller != "" || slices.Contains(is.upstream.from, string(by.proxy.Service))
+		if named || was.upstream.up == nil || is.upstream.up == nil || !slices.Equal(was.upstream.from, is.upstream.from) {
 			ch.shape = true
 			return
 		}
@@ -255,7 +256,7 @@ func (u *unit) substitute(ch *change) {
 		i, found := slices.BinarySearchFunc(p.Outbound, up.Service, func(o *Upstream, name mesh.ServiceName) int {
 			return strings.Compare(string(o.Service), string(name))
 		})
-		if found && p.Outbound[i] == up { // else it is the one for everybody, and this caller has its own
+		if found && p.Outbound[i] == up {
 			p.Outbound[i] = now
 		}
 	}
