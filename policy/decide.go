@@ -69,7 +69,7 @@ func Names(r *mesh.Permission, caller string) bool {
 		}
 		return mesh.MatchName(token, mesh.ServiceName(caller))
 	}
-	return slices.ContainsFunc(r.From, names) && !(caller != "" && slices.ContainsFunc(r.Except, names))
+	return slices.ContainsFunc(r.From, names) && !slices.ContainsFunc(r.Except, names)
 }
 
 // HasHTTP says whether a block has conditions that only HTTP can meet.
