@@ -134,7 +134,7 @@ func (b *builder) service(n *node) {
 		ref := mesh.SourceRef{Kind: x.label, Service: x.text("service"), Datacenters: x.texts("datacenters"), Namespace: x.text("namespace"),
 			Filter: x.text("filter"), Pos: pos(x.rng)}
 		if ref.Filter != "" {
-			ref.Match, _ = CompileFilter(ref.Filter)
+			ref.Match, _ = b.compileFilter(ref.Filter)
 		}
 		s.Sources = append(s.Sources, ref)
 	}
@@ -150,7 +150,7 @@ func (b *builder) service(n *node) {
 	}
 	for _, x := range n.all("subset") {
 		sub := mesh.Subset{Name: x.label, Filter: x.text("filter"), Pos: pos(x.rng)}
-		sub.Match, _ = CompileFilter(sub.Filter)
+		sub.Match, _ = b.compileFilter(sub.Filter)
 		s.Subsets = append(s.Subsets, sub)
 		b.mesh.places.subsets = append(b.mesh.places.subsets, placed{s.Name, sub, x.where()})
 	}

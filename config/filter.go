@@ -76,13 +76,41 @@ func filterError(err error) error {
 	return fmt.Errorf("does not parse: %s", msg)
 }
 
+// compiled is a filter's result: many services have filters of the same text,
+// and bexpr's grammar is slow.
+type compiled struct {
+	match mesh.Matcher
+	err   error
+}
+
+// compileFilter compiles each text once in a load.
+func (p *parser) compileFilter(s string) (mesh.Matcher, error) {
+	if c, ok := p.filters[s]; ok {
+		return c.match, c.err
+	}
+	m, err := CompileFilter(s)
+	if p.filters == nil {
+		p.filters = map[string]compiled{}
+	}
+	p.filters[s] = compiled{m, err}
+	return m, err
+}
+
+func (p *parser) filterProblem(s string) (string, string) {
+	_, err := p.compileFilter(s)
+	return filterFix(s, err)
+}
+
 func checkFilter(s string) (string, string) {
 	_, err := CompileFilter(s)
-	if err == nil {
-		return "", ""
-	}
+	return filterFix(s, err)
+}
+
+func filterFix(s string, err error) (string, string) {
 	var u *unknownSelector
 	switch {
+	case err == nil:
+		return "", ""
 	case errors.As(err, &u):
 		return err.Error(), u.fix()
 	case strings.Contains(s, " = "):

@@ -29,6 +29,7 @@ type parser struct {
 	*sink
 	elsewhere map[string]string // names of the other kinds of file, and where they belong
 	later     Diagnostics       // what is not supported yet
+	filters   map[string]compiled
 }
 
 func (p *parser) text(r hcl.Range) string {

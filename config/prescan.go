@@ -17,7 +17,7 @@ const (
 	MaxTotalBytes   = 32 << 20 // of one transaction
 	MaxFiles        = 10_000   // of one transaction
 	MaxDepth        = 128      // brackets inside brackets
-	MaxBlocks       = 100_000  // opening braces of one transaction
+	MaxBlocks       = 250_000  // opening braces of one transaction
 	MaxTokens       = 400_000  // names, values and signs of one file
 	MaxHeredocBytes = 64 << 10
 	MaxStringBytes  = 64 << 10 // of one quoted string

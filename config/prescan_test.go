@@ -114,11 +114,11 @@ func TestLimits(t *testing.T) {
 
 func TestTooManyBlocks(t *testing.T) {
 	files := map[string][]byte{}
-	for _, name := range []string{"a.hcl", "b.hcl"} {
-		files[name] = []byte(strings.Repeat("x {}\n", 60_000))
+	for _, name := range []string{"a.hcl", "b.hcl", "c.hcl", "d.hcl"} {
+		files[name] = []byte(strings.Repeat("x {}\n", 70_000))
 	}
 	_, diags := LoadBytes(files)
-	if !strings.Contains(rendered(diags), "more than 100000 blocks") {
+	if !strings.Contains(rendered(diags), "more than 250000 blocks") {
 		t.Errorf("got\n%.500s", rendered(diags))
 	}
 	if len(diags) > maxDiagnostics+1 {

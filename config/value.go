@@ -240,7 +240,12 @@ func (p *parser) checkText(a *attr, s string, rng hcl.Range, in string) bool {
 	if t.check == nil {
 		return true
 	}
-	problem, fix := t.check(s)
+	problem, fix := "", ""
+	if t == filter {
+		problem, fix = p.filterProblem(s)
+	} else {
+		problem, fix = t.check(s)
+	}
 	if problem == "" {
 		return true
 	}
