@@ -1,0 +1,3 @@
+mesh {
+  trust_domain = "prod.example"
+}
