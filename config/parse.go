@@ -30,6 +30,7 @@ type parser struct {
 	elsewhere map[string]string // names of the other kinds of file, and where they belong
 	later     Diagnostics       // what is not supported yet
 	filters   map[string]compiled
+	hidden    bool // the argument at hand is a secret: no message quotes it
 }
 
 func (p *parser) text(r hcl.Range) string {
@@ -121,6 +122,7 @@ func (p *parser) body(body *hclsyntax.Body, n *node) {
 			p.unknown(n, a.Name, a.NameRange, "argument")
 			continue
 		}
+		p.hidden = schema.typ == secret
 		if r, ok := p.native(a.Expr, n.in); ok {
 			p.argument(n, schema, a.NameRange, r)
 		} else {
@@ -221,7 +223,7 @@ func (p *parser) enter(n *node, schema *block, label string, labelRng, rng hcl.R
 		if check == nil {
 			check = name
 		}
-		if !p.checkText(&attr{name: schema.name, typ: check}, label, labelRng, n.in) {
+		if !p.checkText(&attr{name: schema.name, typ: check, isLabel: true}, label, labelRng, n.in) {
 			child.bad, n.bad = true, true
 		}
 	}

@@ -34,6 +34,7 @@ func (p *parser) jsonBody(body hcl.Body, n *node) {
 		if given == nil {
 			continue
 		}
+		p.hidden = a.typ == secret
 		if r, ok := p.json(given.Expr, n.in); ok {
 			p.argument(n, a, given.NameRange, r)
 		} else {

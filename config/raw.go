@@ -55,8 +55,13 @@ func (p *parser) native(e hclsyntax.Expression, in string) (raw, bool) {
 	case *hclsyntax.ObjectConsExpr:
 		return p.object(e, in)
 	case *hclsyntax.ScopeTraversalExpr:
-		word := p.text(e.SrcRange)
-		p.errorf(codeExpr, place{e.SrcRange, in}, "Put text between double quotes: "+quoted(word)+".", "%s is no value: there are no variables in the language", word)
+		word, fix := p.text(e.SrcRange), "Put text between double quotes."
+		if p.hidden {
+			word = "a bare word"
+		} else {
+			fix = "Put text between double quotes: " + quoted(word) + "."
+		}
+		p.errorf(codeExpr, place{e.SrcRange, in}, fix, "%s is no value: there are no variables in the language", word)
 		return raw{}, false
 	}
 	p.errorf(codeExpr, place{e.Range(), in}, "Write the plain value.", "an expression stands where a plain value is meant")

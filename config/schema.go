@@ -30,6 +30,7 @@ type attr struct {
 	doc      string
 	required bool
 	later    bool
+	isLabel  bool // stands for a block's label in messages
 }
 
 // kind is the shape of a value.
@@ -112,7 +113,11 @@ func nearest(given string, candidates []string) string {
 	}
 	for _, c := range candidates {
 		plain := strings.ToLower(strings.ReplaceAll(c, "-", "_"))
-		if d := distance(given, plain); d < score {
+		d := distance(given, plain)
+		if len(plain) > 2 && len(given) > 2 && (strings.HasPrefix(given, plain) || strings.HasPrefix(plain, given)) {
+			d = min(d, 2)
+		}
+		if d < score {
 			best, score = c, d
 		}
 	}

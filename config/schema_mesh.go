@@ -17,7 +17,7 @@ var (
 
 func meshBlock() *block {
 	return &block{name: "mesh", doc: "What holds for the whole mesh. At most one.", attrs: []*attr{
-		{name: "trust_domain", typ: domain, required: true, doc: "The domain in every identity, spiffe://<trust domain>/svc/<service>. It cannot be changed on a running mesh."},
+		{name: "trust_domain", typ: domain, def: `"kerege.local"`, doc: "The domain in every identity, `spiffe://<trust domain>/svc/<service>`. It cannot be changed on a running mesh."},
 		{name: "mtls", typ: mtlsModes, def: `"strict"`, doc: "What instances accept: mTLS only; mTLS, and plaintext from outside the mesh; or plaintext. A service and a port may say otherwise."},
 		{name: "default_intention", typ: actions, def: `"deny"`, doc: "What a call meets that no intention speaks of. A service may say otherwise."},
 		{name: "outbound", typ: word("registered", "any"), def: `"registered"`, doc: "Whether a workload may reach what the mesh does not know."},
@@ -50,7 +50,7 @@ func retryBlock() *block {
 		{name: "any_method", typ: boolean, def: "false", doc: "What may have reached the application is otherwise tried again only for GET, HEAD, OPTIONS, PUT and DELETE."},
 		{name: "per_try", typ: duration, def: "none", doc: "Longest time for one try."},
 		{name: "backoff", typ: duration, def: `"25ms"`, doc: "First wait between tries; it doubles, with jitter."},
-		{name: "backoff_max", typ: duration, def: "ten times backoff", doc: "Longest wait between tries."},
+		{name: "backoff_max", typ: duration, def: `"250ms", or backoff where that is longer`, doc: "Longest wait between tries."},
 		{name: "budget", typ: percent, def: `"20%"`, doc: "Share of the calls in flight that may be retries."},
 	}}
 }
@@ -71,9 +71,9 @@ func balanceBlock() *block {
 
 func limitsBlock() *block {
 	return &block{name: "limits", doc: "Circuit breakers of each calling proxy, towards all of the service.", attrs: []*attr{
-		{name: "max_connections", typ: count, def: "1024", doc: "Open connections."},
-		{name: "max_pending_requests", typ: count, def: "1024", doc: "Requests that wait for a connection."},
-		{name: "max_concurrent_requests", typ: count, def: "1024", doc: "Requests in flight."},
+		{name: "max_connections", typ: count, def: "no limit", doc: "Open connections."},
+		{name: "max_pending_requests", typ: count, def: "no limit", doc: "Requests that wait for a connection."},
+		{name: "max_concurrent_requests", typ: count, def: "no limit", doc: "Requests in flight."},
 	}}
 }
 

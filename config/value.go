@@ -86,7 +86,7 @@ func asText(r raw) (string, bool) {
 func (p *parser) mistyped(a *attr, r raw, in string) bool {
 	fix := fmt.Sprintf("For example %s = %s.", a.name, a.typ.example)
 	shown := p.text(r.rng)
-	if a.typ != secret && len(shown) <= 40 && !strings.Contains(shown, "\n") {
+	if !p.hidden && len(shown) <= 40 && !strings.Contains(shown, "\n") {
 		_, isText := asText(r)
 		switch {
 		case a.typ.kind == kindTexts && isText:
@@ -234,7 +234,11 @@ func (p *parser) checkText(a *attr, s string, rng hcl.Range, in string) bool {
 		if nearest(s, t.words) == "" {
 			fix = "It is " + oneOf(t.words) + "."
 		}
-		p.errorf(codeWord, place{rng, in}, fix, "%s = %q is not known", a.name, s)
+		form := "%s = %s is not known"
+		if a.isLabel {
+			form = "%s %s is not known"
+		}
+		p.errorf(codeWord, place{rng, in}, fix, form, a.name, shownText(s))
 		return false
 	}
 	if t.check == nil {

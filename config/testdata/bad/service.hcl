@@ -11,7 +11,7 @@ service "" {} # want: KRG1022 is empty
 service "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa" {} # want: KRG1022 has 64 bytes
 
 service "api" {
-  source "consol" {} # want: KRG1014 source = "consol" is not known
+  source "consol" {} # want: KRG1014 source "consol" is not known
 
   source "nomad" {
     datacenters = [] # want: KRG1012 datacenters is an empty list
