@@ -25,38 +25,46 @@ type sink interface {
 }
 
 // planner keeps what every connected proxy should have in step with the mesh.
+// One goroutine compiles; the ADS server's hooks only leave word.
 type planner struct {
 	log       hclog.Logger
 	sink      sink
 	translate *xds.Translator
 
-	mu       sync.Mutex
-	ready    bool // until the hub is, no proxy gets anything
+	wordMu sync.Mutex
+	word   []event
+	poke   chan struct{} // capacity 1
+
+	mu       sync.Mutex // compiler is read by the API, too
 	compiler *plan.Compiler
-	streams  map[mesh.ProxyID]int // open streams of each proxy
-	waiting  map[mesh.ProxyID]plan.Node
+}
+
+// event is a proxy's first stream that opened, or its last that closed.
+type event struct {
+	node plan.Node
+	open bool
 }
 
 func newPlanner(log hclog.Logger, s sink) *planner {
-	return &planner{
-		log: log, sink: s, translate: xds.NewTranslator(), compiler: plan.NewCompiler(&mesh.Snapshot{}),
-		streams: map[mesh.ProxyID]int{}, waiting: map[mesh.ProxyID]plan.Node{},
-	}
+	return &planner{log: log, sink: s, translate: xds.NewTranslator(), poke: make(chan struct{}, 1), compiler: plan.NewCompiler(&mesh.Snapshot{})}
 }
 
-// run follows the mesh until ctx ends.
-func (p *planner) run(ctx context.Context, mesh snapshots) error {
+// run follows the mesh until ctx ends. Until the hub is ready no proxy gets anything.
+func (p *planner) run(ctx context.Context, hub snapshots) error {
 	select {
-	case <-mesh.Ready():
+	case <-hub.Ready():
 	case <-ctx.Done():
 		return nil
 	}
+	p.update(hub.Take())
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-mesh.Changes():
-			p.update(mesh.Take())
+		case <-hub.Changes():
+			p.update(hub.Take())
+		case <-p.poke:
+			p.listen()
 		}
 	}
 }
@@ -64,45 +72,42 @@ func (p *planner) run(ctx context.Context, mesh snapshots) error {
 func (p *planner) update(snap *mesh.Snapshot, keys []mesh.Key) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	dirty := p.compiler.Update(snap, keys)
-	if !p.ready {
-		p.ready = true
-		for id, n := range p.waiting {
-			p.compiler.Add(n)
-			p.push(id)
-		}
-		clear(p.waiting)
-		return
-	}
-	for _, id := range dirty {
+	for _, id := range p.compiler.Update(snap, keys) {
 		p.push(id)
 	}
 }
 
-// open is called when a proxy's stream opens; a proxy may have two at a time
-// while it reconnects or restarts hot.
-func (p *planner) open(n plan.Node) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.streams[n.ID]++
-	if !p.ready {
-		p.waiting[n.ID] = n
-		return
+// open is called when a stream of a proxy opens, close when its last one has
+// ended. Neither blocks.
+func (p *planner) open(n plan.Node)      { p.leave(event{node: n, open: true}) }
+func (p *planner) close(id mesh.ProxyID) { p.leave(event{node: plan.Node{ID: id}}) }
+
+func (p *planner) leave(e event) {
+	p.wordMu.Lock()
+	p.word = append(p.word, e)
+	p.wordMu.Unlock()
+	select {
+	case p.poke <- struct{}{}:
+	default:
 	}
-	p.compiler.Add(n)
-	p.push(n.ID)
 }
 
-// close is called when a stream of a proxy ends.
-func (p *planner) close(id mesh.ProxyID) {
+// listen takes in who came and went.
+func (p *planner) listen() {
+	p.wordMu.Lock()
+	word := p.word
+	p.word = nil
+	p.wordMu.Unlock()
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.streams[id]--; p.streams[id] > 0 {
-		return
+	for _, e := range word {
+		if !e.open {
+			p.compiler.Remove(e.node.ID)
+			continue
+		}
+		p.compiler.Add(e.node)
+		p.push(e.node.ID)
 	}
-	delete(p.streams, id)
-	delete(p.waiting, id)
-	p.compiler.Remove(id)
 }
 
 // push hands a proxy's resources to its mailbox. A translation that fails is our
