@@ -67,6 +67,7 @@ type Client struct {
 	subs     map[string]map[string]bool
 	asked    map[string]bool
 	nodeSent bool
+	stale    bool // what is needed may have changed
 	messages int
 	nacked   map[string]int // type/name@version: times that it came and was refused
 	problems []string
@@ -257,8 +258,9 @@ func (c *Client) run() {
 			c.mode.Seen(m)
 		}
 		c.mu.Lock()
-		if !c.mode.Manual {
+		if !c.mode.Manual && c.stale {
 			c.follow()
+			c.stale = false
 		}
 		if !c.mode.NeverAck {
 			ack := &discovery.DeltaDiscoveryRequest{TypeUrl: m.GetTypeUrl(), ResponseNonce: m.GetNonce()}
@@ -301,6 +303,7 @@ func (c *Client) apply(m *discovery.DeltaDiscoveryResponse) (words string) {
 			words += fmt.Sprintf("%s: %v\n", name, err)
 			continue
 		}
+		c.stale = c.stale || len(needs) > 0 || len(c.state.held[typ][name].needs) > 0
 		c.state.held[typ][name] = held{version: version, needs: needs}
 		for _, n := range needs {
 			if _, ok := c.state.held[Cluster][n.name]; n.typ == Cluster && !ok && c.subs[Cluster]["*"] {
@@ -311,6 +314,7 @@ func (c *Client) apply(m *discovery.DeltaDiscoveryResponse) (words string) {
 	for _, name := range m.GetRemovedResources() {
 		_, had := c.state.held[typ][name]
 		delete(c.state.held[typ], name)
+		c.stale = true
 		for other, hs := range c.state.held {
 			for n, h := range hs {
 				if had && slices.Contains(h.needs, need{typ, name}) {

@@ -1,0 +1,171 @@
+package main
+
+import (
+	"encoding/json"
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"text/tabwriter"
+	"time"
+)
+
+type flags struct {
+	role, addr, ids, out, peer, consul string
+	rounds, warmup                     int
+	shape                              shape
+}
+
+func main() {
+	var f flags
+	flag.StringVar(&f.role, "role", "", "for the program's own processes")
+	flag.StringVar(&f.addr, "addr", "", "for the program's own processes")
+	flag.StringVar(&f.ids, "ids", "", "for the program's own processes")
+	flag.IntVar(&f.shape.P, "p", 1000, "proxies")
+	flag.IntVar(&f.shape.S, "s", 1000, "services of two instances")
+	flag.IntVar(&f.shape.U, "u", 10, "upstreams a proxy")
+	flag.IntVar(&f.rounds, "rounds", 30, "rounds a case")
+	flag.IntVar(&f.warmup, "warmup", 3, "rounds before, not counted")
+	flag.StringVar(&f.peer, "peer", "consul", "consul (its own xDS, limits off), consul-defaults, or none")
+	flag.StringVar(&f.consul, "consul", "", "the Consul binary; default: the pinned one in the cache")
+	flag.StringVar(&f.out, "out", "out/bench.json", "where the figures go")
+	flag.Parse()
+	var err error
+	switch f.role {
+	case "":
+		err = run(f)
+	case "client":
+		err = runClient(f.addr, f.shape, f.ids)
+	case "floor":
+		err = runFloor(f.shape)
+	case "kerege":
+		err = runKerege(f.shape)
+	default:
+		err = fmt.Errorf("unknown role %q", f.role)
+	}
+	if err != nil {
+		if f.role != "" {
+			say(answer{Err: err.Error()})
+		}
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
+	}
+}
+
+// run measures kerege and the floor in turns, then the peer.
+func run(f flags) error {
+	fmt.Printf("%s, %d rounds; %s\n", f.shape, f.rounds, time.Now().UTC().Format(time.RFC3339))
+	var results []*Result
+	floor, err := own("raw floor", "floor", f.shape)
+	if err != nil {
+		return err
+	}
+	defer floor.stop()
+	kerege, err := own("kerege", "kerege", f.shape)
+	if err != nil {
+		return err
+	}
+	defer kerege.stop()
+	if err := rounds(f, floor, kerege); err != nil {
+		return err
+	}
+	results = append(results, &floor.result, &kerege.result)
+	floor.stop()
+	kerege.stop()
+	if f.peer != "none" {
+		peer, err := peerConsul(f.peer, f.binary(), f.peer == "consul", f.shape)
+		if err != nil {
+			return err
+		}
+		defer peer.stop()
+		if err := rounds(f, peer); err != nil {
+			return err
+		}
+		results = append(results, &peer.result)
+	}
+	report(results)
+	return write(f, results)
+}
+
+func (f flags) binary() string {
+	if f.consul != "" {
+		return f.consul
+	}
+	if env := os.Getenv("CONSUL"); env != "" && env != "1" {
+		return env
+	}
+	cache, err := os.UserCacheDir()
+	if err != nil {
+		return "consul"
+	}
+	return filepath.Join(cache, "kerege", "parts", "consul-1.20.6", "consul")
+}
+
+// rounds runs every case, the contenders in turns.
+func rounds(f flags, cs ...*contender) error {
+	for _, kind := range []struct {
+		name    string
+		service int
+	}{{"all depend", hot}, {"1 % depend", warm}} {
+		for _, c := range cs {
+			c.result.Cases = append(c.result.Cases, &Case{Name: kind.name, Dependents: f.shape.dependents(kind.service)})
+		}
+		for r := range f.warmup + f.rounds {
+			for _, c := range cs {
+				if err := c.round(c.result.Cases[len(c.result.Cases)-1], kind.service, r >= f.warmup); err != nil {
+					return fmt.Errorf("round %d of %q: %w", r, kind.name, err)
+				}
+			}
+		}
+		for _, c := range cs {
+			c.result.Cases[len(c.result.Cases)-1].finish()
+		}
+	}
+	return nil
+}
+
+func report(results []*Result) {
+	floor := results[0]
+	ms := func(d time.Duration) string { return fmt.Sprintf("%.1f ms", float64(d.Microseconds())/1000) }
+	for i := range floor.Cases {
+		fmt.Printf("\nregister-to-eds and change-cost, %s (%d streams)\n", floor.Cases[i].Name, floor.Cases[i].Dependents)
+		w := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', tabwriter.AlignRight)
+		fmt.Fprintln(w, "\tp50\tp99\tlast\tserver CPU\tbytes\tmessages\tp99 / floor\tCPU / floor\t")
+		for _, r := range results {
+			c := r.Cases[i]
+			f := floor.Cases[i]
+			fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%d\t%d\t%.2f\t%.2f\t\n", r.Name, ms(c.P50), ms(c.P99), ms(c.Last), ms(c.CPU), c.Bytes, c.Messages,
+				float64(c.P99)/float64(f.P99), float64(c.CPU)/float64(f.CPU))
+		}
+		w.Flush()
+	}
+	fmt.Println("\ncold start of all streams")
+	w := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', tabwriter.AlignRight)
+	fmt.Fprintln(w, "\ttook\tserver CPU\tRSS\t")
+	for _, r := range results {
+		fmt.Fprintf(w, "%s\t%s\t%s\t%d MiB\t\n", r.Name, ms(r.ColdStart), ms(r.ColdCPU), r.RSS>>20)
+	}
+	w.Flush()
+	fmt.Println("\n" + strings.TrimSpace(notAlike))
+}
+
+// notAlike says what the figures do not compare.
+const notAlike = `
+Not alike: the change of the floor and of kerege begins in the server's process (a part of its registry), that of Consul's own xDS with
+the HTTP write of its catalog. The floor carries clusters and endpoints only; kerege also listeners, routes, policies and callers; Consul also
+listeners. All plaintext, servers and clients on the same cores.`
+
+func write(f flags, results []*Result) error {
+	if err := os.MkdirAll(filepath.Dir(f.out), 0o755); err != nil {
+		return fmt.Errorf("writing %s: %w", f.out, err)
+	}
+	b, err := json.MarshalIndent(map[string]any{"shape": f.shape, "rounds": f.rounds, "time": time.Now().UTC(), "results": results}, "", "  ")
+	if err != nil {
+		return fmt.Errorf("writing %s: %w", f.out, err)
+	}
+	if err := os.WriteFile(f.out, append(b, '\n'), 0o644); err != nil {
+		return fmt.Errorf("writing %s: %w", f.out, err)
+	}
+	return nil
+}
