@@ -1,0 +1,138 @@
+//go:build e2e
+
+package suite
+
+import (
+	"context"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/kerege/kerege/e2e/lab"
+)
+
+// Server, agent and Envoy are each killed and started again alone, while traffic goes on.
+func TestEachPartIsKilledAlone(t *testing.T) {
+	ctx, w, text := pair(t, allowWeb)
+	web, api1 := w.Hosts["web"], w.Hosts["api1"]
+	must(t, web.WaitFor(ctx, api+"/", 200, 10*time.Second))
+
+	t.Run("server, while a change is on its way (C5)", func(t *testing.T) {
+		r, err := web.LoadDuring(ctx, api+"/", 100, 5*time.Second, func() error {
+			go w.Apply(ctx, text+"\n# another generation\n")
+			time.Sleep(20 * time.Millisecond)
+			w.ServerProc.Signal(syscall.SIGKILL)
+			<-w.ServerProc.Done()
+			time.Sleep(time.Second)
+			return w.RunServer(ctx)
+		})
+		must(t, err)
+		none(t, "server killed", r)
+	})
+	t.Run("agent", func(t *testing.T) {
+		r, err := web.LoadDuring(ctx, api+"/", 100, 5*time.Second, func() error {
+			web.Agent.Kill()
+			time.Sleep(time.Second)
+			return web.StartAgent(ctx)
+		})
+		must(t, err)
+		none(t, "caller's agent killed", r)
+	})
+	t.Run("server away, agent restarted: names still resolve", func(t *testing.T) {
+		w.ServerProc.Kill()
+		web.Agent.Kill()
+		must(t, web.StartAgent(ctx))
+		must(t, web.WaitFor(ctx, api+"/", 200, 5*time.Second))
+		r, err := web.Load(ctx, api+"/", 100, 2*time.Second, "-fresh")
+		must(t, err)
+		none(t, "server away", r)
+	})
+	t.Run("Envoy, with every server away (C2, C4)", func(t *testing.T) {
+		began := time.Now()
+		web.Envoy.Kill()
+		must(t, web.StartEnvoy(ctx))
+		must(t, web.WaitFor(ctx, api+"/", 200, 10*time.Second))
+		took := time.Since(began)
+		t.Logf("Envoy from the agent's disk: %s", took)
+		if took > 2*time.Second {
+			t.Errorf("Envoy served after %s, not within 2 s", took)
+		}
+	})
+	t.Run("a whole host, with every server away", func(t *testing.T) {
+		for _, p := range []*lab.Proc{api1.Agent, api1.Envoy, api1.Prog} {
+			p.Kill()
+		}
+		began := time.Now()
+		must(t, api1.StartAgent(ctx))
+		must(t, api1.StartProgram(ctx))
+		must(t, api1.StartEnvoy(ctx))
+		must(t, lab.Until(ctx, 20*time.Second, "v1 to answer again", func() error {
+			return answers(ctx, web.Get, api+"/", `\"version\":\"v1\"`)
+		}))
+		took := time.Since(began)
+		t.Logf("host from its own disk: %s", took)
+		if took > 5*time.Second {
+			t.Errorf("the host served after %s, not within 5 s", took)
+		}
+	})
+}
+
+func answers(ctx context.Context, get func(context.Context, string) (string, error), url, part string) error {
+	got, err := get(ctx, url)
+	if err == nil && !strings.Contains(got, part) {
+		return errText(got)
+	}
+	return err
+}
+
+type errText string
+
+func (e errText) Error() string { return "got " + string(e) }
+
+// A program dies behind a living Envoy; an Envoy dies; a host vanishes.
+func TestInstancesDie(t *testing.T) {
+	ctx, w, _ := pair(t, allowWeb)
+	web, api2 := w.Hosts["web"], w.Hosts["api2"]
+	must(t, web.WaitFor(ctx, api+"/", 200, 10*time.Second))
+
+	t.Run("the program", func(t *testing.T) {
+		r, err := web.LoadDuring(ctx, api+"/", 200, 3*time.Second, func() error {
+			time.Sleep(time.Second)
+			api2.Prog.Kill()
+			return nil
+		})
+		must(t, err)
+		none(t, "program killed", r)
+		must(t, api2.StartProgram(ctx))
+		bothAnswer(t, ctx, web.Load)
+	})
+	t.Run("POST: what never reached the program is tried again too", func(t *testing.T) {
+		api2.Prog.Kill()
+		r, err := web.Load(ctx, api+"/", 100, 2*time.Second, "-method", "POST")
+		must(t, err)
+		none(t, "POST to a dead program", r)
+		must(t, api2.StartProgram(ctx))
+		bothAnswer(t, ctx, web.Load)
+	})
+	t.Run("the whole host: its cable is pulled", func(t *testing.T) {
+		var pulled time.Time
+		began := time.Now()
+		r, err := web.LoadDuring(ctx, api+"/", 100, 6*time.Second, func() error {
+			time.Sleep(2 * time.Second)
+			pulled = time.Now()
+			return api2.Unplug()
+		})
+		must(t, err)
+		must(t, api2.Plug())
+		t.Logf("cable pulled: %d calls, %d failed, first %s last %s, pulled at %s", r.Calls, r.Failed, r.First, r.Last, pulled.Sub(began))
+		if r.Failed > 60 {
+			t.Errorf("more failed than was sent to that host within a second: %+v", r)
+		}
+		if r.Last != "" {
+			if last, err := time.ParseDuration(r.Last); err != nil || last > pulled.Sub(began)+time.Second+200*time.Millisecond {
+				t.Errorf("calls failed until %s; the cable was pulled at %s", r.Last, pulled.Sub(began))
+			}
+		}
+	})
+}

@@ -1,0 +1,193 @@
+// Package town is a whole mesh in a lab: a server, hosts with agent, Envoy,
+// capture and an ordinary program, and where asked a real Consul. The demo tells
+// its story in one, the end-to-end suite breaks it.
+//
+// Promises: everything runs through the kerege binary as a user would run it.
+package town
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/kerege/kerege/e2e/lab"
+	"github.com/kerege/kerege/e2e/parts"
+)
+
+// The users of every host: a service's program and its Envoy are told apart by uid.
+const (
+	UIDApp   = 2001
+	UIDEnvoy = 2002
+)
+
+// Town is a mesh in a lab.
+type Town struct {
+	Lab         *lab.Lab
+	Server      *lab.Host
+	ServerProc  *lab.Proc
+	ConsulHost  *lab.Host // nil without Consul
+	ConsulProc  *lab.Proc
+	Hosts       map[string]*Host
+	MeshFile    string
+	ServerExtra string // more lines of server.hcl
+	Kerege, App string // binaries
+}
+
+// Host is one machine with one service on it.
+type Host struct {
+	*lab.Host
+	Service, Version   string
+	AgentExtra         string // more lines of agent.hcl
+	Agent, Envoy, Prog *lab.Proc
+	RulesBefore        string
+	town               *Town
+}
+
+// New makes the hosts; nothing runs yet. bin is the folder that `make build` fills.
+func New(name, bin string, withConsul bool) (*Town, error) {
+	bin, err := filepath.Abs(bin)
+	if err != nil {
+		return nil, fmt.Errorf("making a town: %w", err)
+	}
+	t := &Town{Hosts: map[string]*Host{}, Kerege: filepath.Join(bin, "kerege"), App: filepath.Join(bin, "app")}
+	for _, b := range []string{t.Kerege, t.App} {
+		if _, err := os.Stat(b); err != nil {
+			return nil, fmt.Errorf("making a town: %w: run `make build`", err)
+		}
+	}
+	if t.Lab, err = lab.New(name); err != nil {
+		return nil, err
+	}
+	if t.Server, err = t.Lab.Host("server"); err != nil {
+		return t, errors.Join(err, t.Close())
+	}
+	if withConsul {
+		if t.ConsulHost, err = t.Lab.Host("consul"); err != nil {
+			return t, errors.Join(err, t.Close())
+		}
+	}
+	return t, nil
+}
+
+// Close ends and removes everything.
+func (t *Town) Close() error { return t.Lab.Close() }
+
+// AddHost makes a host for one instance of a service.
+func (t *Town) AddHost(ctx context.Context, name, service, version string) (*Host, error) {
+	lh, err := t.Lab.Host(name)
+	if err != nil {
+		return nil, err
+	}
+	h := &Host{Host: lh, Service: service, Version: version, town: t}
+	t.Hosts[name] = h
+	h.RulesBefore, err = h.Rules(ctx)
+	return h, err
+}
+
+// StartConsul runs a real Consul and waits for its leader.
+func (t *Town) StartConsul(ctx context.Context) error {
+	binary, err := parts.Find("consul")
+	if err != nil {
+		return err
+	}
+	addr := t.ConsulHost.IP.String()
+	t.ConsulProc, err = t.ConsulHost.Start(lab.Spec{Name: "consul", Args: []string{binary, "agent", "-dev", "-node=consul",
+		"-bind=" + addr, "-client=0.0.0.0", "-log-level=warn"}})
+	if err != nil {
+		return err
+	}
+	return lab.Until(ctx, 20*time.Second, "Consul's leader", func() error {
+		out, err := t.Consul(ctx, "operator", "raft", "list-peers")
+		if err == nil && !strings.Contains(out, "leader") {
+			return fmt.Errorf("no leader: %s", out)
+		}
+		return err
+	})
+}
+
+// Consul runs consul's command line.
+func (t *Town) Consul(ctx context.Context, args ...string) (string, error) {
+	binary, err := parts.Find("consul")
+	if err != nil {
+		return "", err
+	}
+	return t.Server.Output(ctx, lab.Spec{Env: []string{"CONSUL_HTTP_ADDR=" + t.ConsulHost.IP.String() + ":8500"}, Args: append([]string{binary}, args...)})
+}
+
+// Register registers a host's instance in Consul's catalog, as a plain service
+// on the host's own node, with no connect stanza.
+func (t *Town) Register(ctx context.Context, h *Host) error {
+	body := fmt.Sprintf(`{"Node":%q,"Address":%q,"Service":{"ID":"%s-1","Service":%q,"Port":8080,"Meta":{"version":%q}},
+		"Checks":[{"CheckID":"service:%s-1","Name":"program","ServiceID":"%s-1","Status":"passing"}]}`,
+		h.Name, h.IP, h.Service, h.Service, h.Version, h.Service, h.Service)
+	_, err := t.Server.Output(ctx, lab.Spec{In: strings.NewReader(body), Args: []string{"curl", "-sf", "-X", "PUT", "--data-binary", "@-",
+		"http://" + t.ConsulHost.IP.String() + ":8500/v1/catalog/register"}})
+	return err
+}
+
+// StartServer writes the server's settings and the mesh, starts it, and waits until it is ready.
+func (t *Town) StartServer(ctx context.Context, mesh string) error {
+	dir := filepath.Join(t.Server.Dir, "etc")
+	t.MeshFile = filepath.Join(dir, "mesh", "mesh.hcl")
+	if err := os.MkdirAll(filepath.Dir(t.MeshFile), 0o755); err != nil {
+		return fmt.Errorf("starting the server: %w", err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "server.hcl"), []byte(t.serverSettings()), 0o644); err != nil {
+		return fmt.Errorf("starting the server: %w", err)
+	}
+	if err := t.WriteMesh(mesh); err != nil {
+		return err
+	}
+	return t.RunServer(ctx)
+}
+
+// WriteMesh replaces the mesh file; it is not live until `kerege apply`.
+func (t *Town) WriteMesh(mesh string) error {
+	if err := os.WriteFile(t.MeshFile, []byte(mesh), 0o644); err != nil {
+		return fmt.Errorf("writing the mesh: %w", err)
+	}
+	return nil
+}
+
+// RunServer starts the server again on its own state.
+func (t *Town) RunServer(ctx context.Context) error {
+	var err error
+	t.ServerProc, err = t.Server.Start(lab.Spec{Name: "server", Args: []string{t.Kerege, "server", "-config", filepath.Join(t.Server.Dir, "etc")}})
+	if err != nil {
+		return err
+	}
+	return lab.Until(ctx, 20*time.Second, "the server to be ready", func() error {
+		select {
+		case <-t.ServerProc.Done():
+			return fmt.Errorf("it ended: %v: %s", t.ServerProc.Err(), t.ServerProc.Tail(2000))
+		default:
+		}
+		out, code := t.Ask(ctx, "status", "-json")
+		var st struct{ Ready bool }
+		if err := json.Unmarshal([]byte(out), &st); err != nil || !st.Ready {
+			return fmt.Errorf("exit %d: %s", code, out)
+		}
+		return nil
+	})
+}
+
+// Ask runs a command against the server's local socket: what a terminal shows, and the exit code.
+func (t *Town) Ask(ctx context.Context, args ...string) (string, int) {
+	return t.Server.Combined(ctx, lab.Spec{Env: []string{"KEREGE_ADDR=unix://" + t.Server.Dir + "/run/server/api.sock"}, Args: append([]string{t.Kerege}, args...)})
+}
+
+// Apply makes a mesh live and fails with what the terminal shows if it cannot be.
+func (t *Town) Apply(ctx context.Context, mesh string) error {
+	if err := t.WriteMesh(mesh); err != nil {
+		return err
+	}
+	if out, code := t.Ask(ctx, "apply"); code != 0 {
+		return fmt.Errorf("kerege apply: exit %d: %s", code, out)
+	}
+	return nil
+}
