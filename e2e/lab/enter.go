@@ -8,6 +8,7 @@ import (
 	"os/signal"
 	"strings"
 	"syscall"
+	"time"
 )
 
 // inside marks the process that Enter has put into namespaces of its own.
@@ -35,12 +36,20 @@ func Enter() (code int, err error) {
 	const script = `mount -t tmpfs -o mode=755 tmpfs /run && ip link set lo up && exec "$@"`
 	args = append(args, "--", "sh", "-c", script, "lab", self)
 	cmd := exec.Command("unshare", append(args, os.Args[1:]...)...)
+	tell, told, err := os.Pipe()
+	if err != nil {
+		return 1, fmt.Errorf("entering the lab: %w", err)
+	}
+	defer told.Close()
+	cmd.ExtraFiles = []*os.File{tell} // descriptor 3 inside
 	cmd.Env = append(os.Environ(), inside+"=1")
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := startLocked(cmd); err != nil {
 		return 1, fmt.Errorf("entering the lab: %w", err)
 	}
+	tell.Close()
+	go tellPid(told, cmd.Process.Pid)
 	// Ctrl-C reaches the whole foreground group; the inner process tidies up and
 	// ends, and so do we. SIGTERM comes to us alone and is passed on.
 	signals := make(chan os.Signal, 4)
@@ -69,17 +78,51 @@ func Enter() (code int, err error) {
 
 // forward signals unshare's child, the program itself: unshare does not pass signals on.
 func forward(unshare int, s syscall.Signal) {
-	children, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", unshare, unshare))
-	if err != nil {
-		syscall.Kill(unshare, s)
+	if pid := child(unshare); pid != 0 {
+		syscall.Kill(pid, s)
 		return
 	}
-	for _, field := range strings.Fields(string(children)) {
-		var pid int
-		if _, err := fmt.Sscan(field, &pid); err == nil {
-			syscall.Kill(pid, s)
-		}
+	syscall.Kill(unshare, s)
+}
+
+// child is the process id of unshare's one child; 0 when there is none (yet).
+func child(unshare int) (pid int) {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", unshare, unshare))
+	if err != nil {
+		return 0
 	}
+	if _, err := fmt.Sscan(string(text), &pid); err != nil {
+		return 0
+	}
+	return pid
+}
+
+// tellPid tells the program inside which process it is on the outside.
+func tellPid(to *os.File, unshare int) {
+	for range 500 {
+		if pid := child(unshare); pid != 0 {
+			fmt.Fprintln(to, pid)
+			return
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+}
+
+// Nsenter is the command line by which another terminal gets in here.
+func Nsenter() (string, error) {
+	var pid int
+	if _, err := fmt.Fscan(os.NewFile(3, "outside"), &pid); err != nil {
+		return "", fmt.Errorf("asking for the lab's process id outside: %w", err)
+	}
+	uidMap, err := os.ReadFile("/proc/self/uid_map")
+	if err != nil {
+		return "", fmt.Errorf("asking for the lab's users: %w", err)
+	}
+	user := ""
+	if f := strings.Fields(string(uidMap)); len(f) > 2 && (f[1] != "0" || len(f) > 3) {
+		user = "--user --preserve-credentials "
+	}
+	return fmt.Sprintf("nsenter -t %d %s-m -n -p --", pid, user), nil
 }
 
 // mayMapUsers says in one sentence what an ordinary user lacks.

@@ -1,6 +1,7 @@
 package lab
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"fmt"
@@ -9,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -70,6 +72,55 @@ func startLocked(cmd *exec.Cmd) error {
 	errc := make(chan error, 1)
 	starter <- func() { errc <- cmd.Start() }
 	return <-errc
+}
+
+// Talk is a program that answers on stdout to lines on stdin.
+type Talk struct {
+	*Proc
+	in  io.WriteCloser
+	out *bufio.Reader
+}
+
+// Talk starts a program to converse with.
+func (h *Host) Talk(s Spec) (*Talk, error) {
+	cmd := h.command(context.Background(), s)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		return nil, fmt.Errorf("starting %s on %s: %w", s.Name, h.Name, err)
+	}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		return nil, fmt.Errorf("starting %s on %s: %w", s.Name, h.Name, err)
+	}
+	cmd.Stderr = os.Stderr
+	if err := startLocked(cmd); err != nil {
+		return nil, fmt.Errorf("starting %s on %s: %w", s.Name, h.Name, err)
+	}
+	p := &Proc{Name: h.Name + "/" + s.Name, cmd: cmd, done: make(chan struct{})}
+	go func() { p.err = cmd.Wait(); close(p.done) }()
+	h.lab.mu.Lock()
+	h.lab.procs = append(h.lab.procs, p)
+	h.lab.mu.Unlock()
+	return &Talk{Proc: p, in: in, out: bufio.NewReader(out)}, nil
+}
+
+// Call says a line and returns the line that answers.
+func (t *Talk) Call(line string) (string, error) {
+	if _, err := fmt.Fprintln(t.in, line); err != nil {
+		return "", fmt.Errorf("talking to %s: %w", t.Name, err)
+	}
+	got, err := t.out.ReadString('\n')
+	if err != nil {
+		return got, fmt.Errorf("listening to %s: %w", t.Name, err)
+	}
+	return strings.TrimSpace(got), nil
+}
+
+// Close ends the program.
+func (t *Talk) Close() {
+	t.in.Close()
+	t.Kill()
 }
 
 // Output runs a program on the host to its end and returns what it printed.

@@ -97,7 +97,7 @@ func (t *Town) StartConsul(ctx context.Context) error {
 	}
 	addr := t.ConsulHost.IP.String()
 	t.ConsulProc, err = t.ConsulHost.Start(lab.Spec{Name: "consul", Args: []string{binary, "agent", "-dev", "-node=consul",
-		"-bind=" + addr, "-client=0.0.0.0", "-log-level=warn"}})
+		"-bind=" + addr, "-client=0.0.0.0", "-dns-port=53", "-log-level=warn"}})
 	if err != nil {
 		return err
 	}
@@ -121,10 +121,13 @@ func (t *Town) Consul(ctx context.Context, args ...string) (string, error) {
 
 // Register registers a host's instance in Consul's catalog, as a plain service
 // on the host's own node, with no connect stanza.
-func (t *Town) Register(ctx context.Context, h *Host) error {
-	body := fmt.Sprintf(`{"Node":%q,"Address":%q,"Service":{"ID":"%s-1","Service":%q,"Port":8080,"Meta":{"version":%q}},
-		"Checks":[{"CheckID":"service:%s-1","Name":"program","ServiceID":"%s-1","Status":"passing"}]}`,
-		h.Name, h.IP, h.Service, h.Service, h.Version, h.Service, h.Service)
+func (t *Town) Register(ctx context.Context, h *Host) error { return t.SetHealth(ctx, h, "passing") }
+
+// SetHealth registers it with a check in the given state.
+func (t *Town) SetHealth(ctx context.Context, h *Host, status string) error {
+	body := fmt.Sprintf(`{"Node":%q,"Address":%q,"Service":{"ID":"%[3]s-1","Service":%[3]q,"Port":8080,"Meta":{"version":%[4]q}},
+		"Checks":[{"Node":%[1]q,"CheckID":"service:%[3]s-1","Name":"program","ServiceID":"%[3]s-1","Status":%[5]q}]}`,
+		h.Name, h.IP, h.Service, h.Version, status)
 	_, err := t.Server.Output(ctx, lab.Spec{In: strings.NewReader(body), Args: []string{"curl", "-sf", "-X", "PUT", "--data-binary", "@-",
 		"http://" + t.ConsulHost.IP.String() + ":8500/v1/catalog/register"}})
 	return err
