@@ -12,7 +12,7 @@ die() { say "$*"; exit 1; }
 
 debian() {
   local missing=() p
-  for p in iptables nftables iproute2 procps util-linux python3-venv; do
+  for p in iptables nftables iproute2 procps util-linux python3-venv curl; do
     dpkg-query -W -f='${Status}' "$p" 2>/dev/null | grep -q 'ok installed' || missing+=("$p")
   done
   for p in "${@}"; do
