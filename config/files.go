@@ -94,17 +94,19 @@ func (s *sink) read(name string) ([]byte, bool) {
 		s.errorf(codeUnread, place{rng: startOf(name)}, "Name a file or a directory.", "it is no ordinary file")
 		return nil, false
 	}
+	if n := info.Size(); n > MaxFileBytes {
+		s.errorf(codeLimit, place{rng: startOf(name)}, splitFix, "the file has %d bytes, more than %d", n, MaxFileBytes)
+		return nil, false
+	}
 	src, err := io.ReadAll(io.LimitReader(f, MaxFileBytes+1))
 	if err != nil {
 		s.unreadable(name, err)
 		return nil, false
 	}
-	if n := max(info.Size(), int64(len(src))); n > MaxFileBytes {
-		s.errorf(codeLimit, place{rng: startOf(name)}, "Split it: all files of a directory are one.", "the file has %d bytes, more than %d", n, MaxFileBytes)
-		return nil, false
-	}
-	return src, true
+	return src, true // one byte too many is refused by the scan
 }
+
+const splitFix = "Split it: all files of a directory are one."
 
 func (s *sink) unreadable(name string, err error) {
 	var pe *fs.PathError

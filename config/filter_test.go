@@ -19,6 +19,8 @@ func TestFilter(t *testing.T) {
 		`Service.Meta.version == "v1"`:                   true,
 		"Service.Meta.version != v1":                     false,
 		"Service.Meta.region == eu":                      false,
+		`Service.Meta.region == ""`:                      false,
+		`Service.Meta.empty == ""`:                       true,
 		"Service.Meta.region != eu":                      true,
 		"Service.Meta.region is empty":                   true,
 		"Service.Meta.empty is empty":                    true,

@@ -59,7 +59,7 @@ func prescan(s *sink, name string, src []byte) int {
 	case len(src) > MaxFileBytes:
 		sc.bad = &finding{code: codeLimit, start: sc.here(), end: sc.here(),
 			message: fmt.Sprintf("the file has %d bytes, more than %d", len(src), MaxFileBytes),
-			fix:     "Split it: all files of a directory are one."}
+			fix:     splitFix}
 	case strings.HasSuffix(name, ".json"):
 		sc.json()
 	default:
@@ -150,7 +150,7 @@ func closing(open byte) byte {
 
 func (s *scanner) token() {
 	if s.tokens++; s.tokens > MaxTokens {
-		s.refuse(s.i, s.i+1, codeLimit, "Split it: all files of a directory are one.", "the file has more than %d names and values", MaxTokens)
+		s.refuse(s.i, s.i+1, codeLimit, splitFix, "the file has more than %d names and values", MaxTokens)
 	}
 }
 

@@ -93,7 +93,7 @@ func TestLimits(t *testing.T) {
 	if took := time.Since(start); took > time.Second {
 		t.Errorf("refusing 50 MiB took %v", took)
 	}
-	wantOne(t, diags, codeLimit, "more than 4194304")
+	wantOne(t, diags, codeLimit, "the file has 52428800 bytes, more than 4194304")
 
 	for name, c := range map[string]struct{ src, want string }{
 		"a heredoc":     {"a = <<EOT\n" + strings.Repeat("aaaaaaa\n", 10_000) + "EOT\n", "more than 65536 bytes"},
