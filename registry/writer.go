@@ -122,7 +122,7 @@ func (w *writer) due(now time.Time) (time.Time, bool) {
 	if len(w.h.inbox) == 0 {
 		return time.Time{}, false
 	}
-	if !w.h.opt.NoLeadingEdge && now.Sub(w.wrote) >= w.h.opt.Quiet {
+	if !w.h.opt.NoLeadingEdge && w.h.first.Sub(w.wrote) >= w.h.opt.Quiet {
 		return now, true
 	}
 	quiet, latest := w.h.last.Add(w.h.opt.Quiet), w.h.first.Add(w.h.opt.Max)
