@@ -15,8 +15,8 @@ const MaxFilterChars = 1024
 
 // maxFilterSteps bounds that backtracking, maxFilterDepth its recursion.
 const (
-	maxFilterSteps = 100_000
-	maxFilterDepth = 8
+	maxFilterSteps = 1_000_000
+	maxFilterDepth = 5
 )
 
 // CompileFilter compiles a filter's text: bexpr over Service.ID, Service.Port,
@@ -65,7 +65,7 @@ func nesting(expr string) int {
 func filterError(err error) error {
 	msg, _, _ := strings.Cut(err.Error(), "\n")
 	switch {
-	case strings.Contains(msg, "max number of expressions"):
+	case strings.Contains(msg, "max number of"):
 		return errors.New("is too complex")
 	case strings.Contains(msg, "no match found, expected: "):
 		return errors.New("does not parse")

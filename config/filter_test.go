@@ -44,6 +44,7 @@ func TestFilter(t *testing.T) {
 		"Service.Meta.version not matches `v[2-9]`":      true,
 		"Service.Tags matches `^can`":                    true,
 		"Node.Meta matches `^ra`":                        true,
+		"(((((Node == `vm-7`)))))":                       true,
 		"Service.Tags contains canary":                   true,
 		"(canary in Service.Tags) and not (Node == vm1)": true,
 	} {

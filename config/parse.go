@@ -92,24 +92,34 @@ func startOf(name string) hcl.Range {
 	return hcl.Range{Filename: name}
 }
 
+// plainWords says hcl's commonest findings shorter, with what to type.
+var plainWords = map[string][3]string{ // summary: code, message, fix
+	"Attribute redefined":                      {codeTwice, "an argument is there twice", ""},
+	"Duplicate argument":                       {codeTwice, "an argument is there twice", ""},
+	"Extraneous JSON object property":          {codeUnknown, "there is no such argument or block here", ""},
+	"Invalid expression":                       {"", "the value is missing or malformed", `Write a value, as "text", 10, true or ["a"].`},
+	"Missing expression":                       {"", "the value is missing", `Write a value, as "text", 10, true or ["a"].`},
+	"Invalid single-argument block definition": {"", "a block on one line holds one argument at most", "Write one argument a line, and } on a line of its own."},
+	"Missing newline after argument":           {"", "two arguments on one line", "Write one argument a line."},
+	"Missing newline after block definition":   {"", "something follows a block on its line", "Begin a new line after }."},
+	"Argument or block definition required":    {"", "neither an argument nor a block", `An argument is name = value, a block is name { … } or name "label" { … }.`},
+	"Invalid block definition":                 {"", "neither an argument nor a block", `An argument is name = value, a block is name { … } or name "label" { … }, its { on the same line.`},
+	"Missing item separator":                   {"", "a comma is missing", `Separate the items: ["a", "b"].`},
+	"Missing attribute separator":              {"", "a comma is missing", `Separate the entries: { a = "1", b = "2" }.`},
+}
+
 // foreign translates hcl's own diagnostics.
 func (p *parser) foreign(diags hcl.Diagnostics) {
 	for _, d := range diags {
 		if d.Severity != hcl.DiagError || d.Subject == nil {
 			continue
 		}
-		msg, fix := strings.TrimSuffix(d.Summary, "."), d.Detail
+		code, msg, fix := codeSyntax, d.Summary, d.Detail
 		if msg != "" {
 			msg = strings.ToLower(msg[:1]) + msg[1:]
 		}
-		code := codeSyntax
-		switch d.Summary {
-		case "Attribute redefined":
-			code, msg = codeTwice, "an argument is there twice"
-		case "Unsupported argument", "Unsupported block type", "Extraneous JSON object property":
-			code = codeUnknown
-		case "Missing required argument", "Missing attribute":
-			code = codeMissing
+		if w, ok := plainWords[d.Summary]; ok {
+			code, msg, fix = or(w[0], codeSyntax), w[1], or(w[2], d.Detail)
 		}
 		p.errorf(code, place{rng: *d.Subject}, fix, "%s", msg)
 	}

@@ -26,7 +26,7 @@ var (
 	size           = &typ{kind: kindSize, name: "size", example: `"64KiB"`}
 	weight         = &typ{kind: kindNumber, name: "percent as a number, in 0.01 steps", example: "10", max: 100}
 	count          = &typ{kind: kindInt, name: "number", example: "100", min: 1, max: 1<<32 - 1}
-	port           = &typ{kind: kindInt, name: "port", example: "8080", min: 1, max: 65535}
+	port           = &typ{kind: kindInt, name: "port number", example: "8080", min: 1, max: 65535}
 	ports          = &typ{kind: kindInts, name: "list of ports", example: "[8080]", min: 1, max: 65535}
 	status         = &typ{kind: kindInt, name: "HTTP status", example: "503", min: 200, max: 599}
 	weights        = &typ{kind: kindNumbers, name: "object of percents", example: `{ "api.v2" = 10 }`, max: 100}

@@ -101,8 +101,19 @@ func (p *parser) mistyped(a *attr, r raw, in string) bool {
 			fix = fmt.Sprintf("Write the unit: %s = %q.", a.name, shown+"s")
 		}
 	}
-	p.errorf(codeType, place{r.rng, in}, fix, "%s is a %s, not %s", a.name, a.typ.name, r.describe())
+	p.errorf(codeType, place{r.rng, in}, fix, "%s is %s, not %s", a.name, a.typ.article(), r.describe())
 	return false
+}
+
+// article puts "a" or "an" before a type's name, where it is no list of words.
+func (t *typ) article() string {
+	switch {
+	case t.kind == kindBool || strings.HasPrefix(t.name, `"`):
+		return t.name
+	case strings.Contains("aeiouAEIOUR", t.name[:1]) && t.name != "user":
+		return "an " + t.name
+	}
+	return "a " + t.name
 }
 
 func (r raw) describe() string {

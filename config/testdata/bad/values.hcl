@@ -5,7 +5,7 @@ defaults "*" {
   retry {
     times       = 1000000000       # want: KRG1021 times is from 0 to 10
     on          = ["conect-failure"] # want: KRG1014 is no condition to retry on
-    any_method  = "true"           # want: KRG1012 any_method is a true or false, not a text
+    any_method  = "true"           # want: KRG1012 any_method is true or false, not a text
     per_try     = "-1s"            # want: KRG1020 per_try is negative
     backoff     = "none"           # want: KRG1020 backoff = "none" is no duration
     backoff_max = "1000h1"         # want: KRG1020 is no duration
