@@ -1,0 +1,181 @@
+package capture
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os/exec"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/coreos/go-iptables/iptables"
+)
+
+// Tables is table nat of one family in one network namespace.
+type Tables interface {
+	Listing() ([]string, error) // as iptables -S prints it
+	NewChain(chain string) error
+	ClearChain(chain string) error
+	DeleteChain(chain string) error
+	Append(chain string, spec ...string) error
+	Insert(chain string, pos int, spec ...string) error
+	Replace(chain string, pos int, spec ...string) error
+	Delete(chain string, spec ...string) error
+}
+
+// Pending says that another program holds the tables: nothing was half done,
+// and the same call is worth another try.
+type Pending struct{ Err error }
+
+func (p *Pending) Error() string {
+	return "capture pending: the tables are held by another program: " + p.Err.Error()
+}
+func (p *Pending) Unwrap() error { return p.Err }
+
+// Wait is how long one command waits for the tables, and how often it tries again.
+type Wait struct {
+	Lock  time.Duration // rounded up to whole seconds; 0 is 5 s
+	Tries int           // after the first; 0 is 5, -1 none
+}
+
+func (w Wait) seconds() int {
+	if w.Lock <= 0 {
+		return 5
+	}
+	return int((w.Lock + time.Second - 1) / time.Second)
+}
+
+func (w Wait) tries() int {
+	switch {
+	case w.Tries < 0:
+		return 0
+	case w.Tries == 0:
+		return 5
+	}
+	return w.Tries
+}
+
+// kernel is Tables on the real thing, by the iptables commands. It works in the
+// network namespace of the calling thread.
+type kernel struct {
+	ctx  context.Context
+	ipt  *iptables.IPTables
+	path string
+	wait Wait
+}
+
+func newKernel(ctx context.Context, family Family, path string, wait Wait) (*kernel, error) {
+	protocol := iptables.ProtocolIPv4
+	if family == V6 {
+		protocol = iptables.ProtocolIPv6
+	}
+	ipt, err := iptables.New(iptables.IPFamily(protocol), iptables.Timeout(wait.seconds()), iptables.Path(path))
+	if err != nil {
+		return nil, fmt.Errorf("finding %s: %w", path, err)
+	}
+	return &kernel{ctx: ctx, ipt: ipt, path: path, wait: wait}, nil
+}
+
+const nat = "nat"
+
+func (k *kernel) Listing() ([]string, error) {
+	var out []byte
+	err := k.retry(func() error {
+		cmd := exec.CommandContext(k.ctx, k.path, "-t", nat, "-S", "--wait", strconv.Itoa(k.wait.seconds()))
+		cmd.WaitDelay = time.Second
+		var err error
+		out, err = cmd.Output()
+		return said(cmd, err)
+	})
+	if err != nil {
+		return nil, err
+	}
+	return strings.Split(strings.TrimSpace(string(out)), "\n"), nil
+}
+
+func (k *kernel) NewChain(chain string) error {
+	return k.retry(func() error { return k.ipt.NewChain(nat, chain) })
+}
+
+func (k *kernel) ClearChain(chain string) error {
+	return k.retry(func() error { return k.ipt.ClearChain(nat, chain) })
+}
+
+func (k *kernel) DeleteChain(chain string) error {
+	return k.retry(func() error { return k.ipt.DeleteChain(nat, chain) })
+}
+
+func (k *kernel) Append(chain string, spec ...string) error {
+	return k.retry(func() error { return k.ipt.Append(nat, chain, spec...) })
+}
+
+func (k *kernel) Insert(chain string, pos int, spec ...string) error {
+	return k.retry(func() error { return k.ipt.Insert(nat, chain, pos, spec...) })
+}
+
+func (k *kernel) Replace(chain string, pos int, spec ...string) error {
+	return k.retry(func() error { return k.ipt.Replace(nat, chain, pos, spec...) })
+}
+
+func (k *kernel) Delete(chain string, spec ...string) error {
+	return k.retry(func() error { return k.ipt.Delete(nat, chain, spec...) })
+}
+
+// lockHeld is the exit code of iptables when it could not get the tables.
+const lockHeld = 4
+
+// retry repeats a command that could not get the tables, with jitter.
+func (k *kernel) retry(do func() error) error {
+	for try := 0; ; try++ {
+		err := do()
+		if err == nil {
+			return nil
+		}
+		var status interface{ ExitStatus() int }
+		if !errors.As(err, &status) || status.ExitStatus() != lockHeld || !busy(err) {
+			return fmt.Errorf("changing table nat: %w", err)
+		}
+		if try == k.wait.tries() {
+			return &Pending{err}
+		}
+		select {
+		case <-k.ctx.Done():
+			return &Pending{errors.Join(err, k.ctx.Err())}
+		case <-time.After(time.Duration(50+rand.IntN(200)) * time.Millisecond):
+		}
+	}
+}
+
+// busy tells a held lock from the other failures that share its exit code, as a
+// missing permission or a kernel without nat.
+func busy(err error) bool {
+	text := err.Error()
+	for _, s := range []string{"xtables lock", "Resource temporarily unavailable", "Device or resource busy", "Interrupted system call"} {
+		if strings.Contains(text, s) {
+			return true
+		}
+	}
+	return false
+}
+
+// exited is a command's failure with its own words.
+type exited struct {
+	cmd  string
+	code int
+	text string
+}
+
+func (e *exited) Error() string {
+	return fmt.Sprintf("running %s: exit status %d: %s", e.cmd, e.code, e.text)
+}
+func (e *exited) ExitStatus() int { return e.code }
+
+func said(cmd *exec.Cmd, err error) error {
+	var e *exec.ExitError
+	if !errors.As(err, &e) {
+		return err
+	}
+	return &exited{strings.Join(cmd.Args, " "), e.ExitCode(), strings.TrimSpace(string(e.Stderr))}
+}
