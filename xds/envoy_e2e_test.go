@@ -229,7 +229,12 @@ type runningEnvoy struct {
 	log   *strings.Builder
 }
 
-func startEnvoy(t *testing.T, ca *testCA, p *plan.Proxy, in ...string) *runningEnvoy {
+func startEnvoy(t *testing.T, ca *testCA, p *plan.Proxy) *runningEnvoy {
+	return startEnvoyAs(t, ca, p, 0)
+}
+
+// startEnvoyAs runs it as another user, whom rules of capture can name.
+func startEnvoyAs(t *testing.T, ca *testCA, p *plan.Proxy, uid uint32) *runningEnvoy {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "krx")
 	if err != nil {
@@ -262,12 +267,24 @@ func startEnvoy(t *testing.T, ca *testCA, p *plan.Proxy, in ...string) *runningE
 	}
 	e := &runningEnvoy{control: c, admin: envoy.NewAdmin(envoy.AdminSocket(dir)), tr: NewTranslator(), log: &strings.Builder{}}
 	e.apply(t, p)
-	args := append(in, parts.Path(t, "envoy"), "-c", dir+"/b.json", "--disable-hot-restart", "--concurrency", "1", "--log-level", "warning")
+	args := []string{parts.Path(t, "envoy"), "-c", dir + "/b.json", "--disable-hot-restart", "--concurrency", "1", "--log-level", "warning"}
 	if level := os.Getenv("ENVOY_LOG"); level != "" {
 		args[len(args)-1] = level
 	}
 	cmd := exec.Command(args[0], args[1:]...)
 	cmd.Stderr = e.log
+	if uid != 0 {
+		for _, path := range []string{dir, dir + "/b.json", envoy.XDSSocket(dir)} {
+			if err := os.Chown(path, int(uid), int(uid)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		cmd.Args = append([]string{"setpriv", "--reuid", fmt.Sprint(uid), "--regid", fmt.Sprint(uid), "--clear-groups"}, args...)
+		cmd.Path, err = exec.LookPath("setpriv")
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}

@@ -155,7 +155,6 @@ func (w *writer) upstreamTCP(p *plan.UpstreamPort, name string) *listenerv3.Filt
 						Specifier: &corev3.DataSource_InlineString{InlineString: alpnTCP},
 					}},
 				}},
-				ReadOnly: true,
 			}},
 		}))
 	}
