@@ -6,15 +6,16 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime/pprof"
 	"strings"
 	"text/tabwriter"
 	"time"
 )
 
 type flags struct {
-	role, addr, ids, out, peer, consul string
-	rounds, warmup                     int
-	shape                              shape
+	role, addr, ids, out, peer, consul, profile string
+	rounds, warmup                              int
+	shape                                       shape
 }
 
 func main() {
@@ -30,6 +31,7 @@ func main() {
 	flag.StringVar(&f.peer, "peer", "consul", "consul (its own xDS, limits off), consul-defaults, or none")
 	flag.StringVar(&f.consul, "consul", "", "the Consul binary; default: the pinned one in the cache")
 	flag.StringVar(&f.out, "out", "out/bench.json", "where the figures go")
+	flag.StringVar(&f.profile, "cpuprofile", "", "a file for the CPU profile of kerege's server")
 	flag.Parse()
 	var err error
 	switch f.role {
@@ -39,8 +41,10 @@ func main() {
 		err = runClient(f.addr, f.shape, f.ids)
 	case "floor":
 		err = runFloor(f.shape)
+	case "ads":
+		err = profiled(f.profile, func() error { return runADS(f.shape) })
 	case "kerege":
-		err = runKerege(f.shape)
+		err = profiled(f.profile, func() error { return runKerege(f.shape) })
 	default:
 		err = fmt.Errorf("unknown role %q", f.role)
 	}
@@ -53,6 +57,22 @@ func main() {
 	}
 }
 
+func profiled(file string, f func() error) error {
+	if file == "" {
+		return f()
+	}
+	out, err := os.Create(file)
+	if err != nil {
+		return fmt.Errorf("profiling: %w", err)
+	}
+	defer out.Close()
+	if err := pprof.StartCPUProfile(out); err != nil {
+		return fmt.Errorf("profiling: %w", err)
+	}
+	defer pprof.StopCPUProfile()
+	return f()
+}
+
 // run measures kerege and the floor in turns, then the peer.
 func run(f flags) error {
 	fmt.Printf("%s, %d rounds; %s\n", f.shape, f.rounds, time.Now().UTC().Format(time.RFC3339))
@@ -62,16 +82,22 @@ func run(f flags) error {
 		return err
 	}
 	defer floor.stop()
-	kerege, err := own("kerege", "kerege", f.shape)
+	kerege, err := own("kerege", "kerege", f.shape, "-cpuprofile", f.profile)
 	if err != nil {
 		return err
 	}
 	defer kerege.stop()
-	if err := rounds(f, floor, kerege); err != nil {
+	ads, err := own("kerege's ADS alone", "ads", f.shape)
+	if err != nil {
 		return err
 	}
-	results = append(results, &floor.result, &kerege.result)
+	defer ads.stop()
+	if err := rounds(f, floor, ads, kerege); err != nil {
+		return err
+	}
+	results = append(results, &floor.result, &ads.result, &kerege.result)
 	floor.stop()
+	ads.stop()
 	kerege.stop()
 	if f.peer != "none" {
 		peer, err := peerConsul(f.peer, f.binary(), f.peer == "consul", f.shape)
@@ -153,7 +179,7 @@ func report(results []*Result) {
 // notAlike says what the figures do not compare.
 const notAlike = `
 Not alike: the change of the floor and of kerege begins in the server's process (a part of its registry), that of Consul's own xDS with
-the HTTP write of its catalog. The floor carries clusters and endpoints only; kerege also listeners, routes, policies and callers; Consul also
+the HTTP write of its catalog. The floor and the ADS alone carry clusters and endpoints only; kerege also listeners, routes, policies and callers; Consul also
 listeners. All plaintext, servers and clients on the same cores.`
 
 func write(f flags, results []*Result) error {
