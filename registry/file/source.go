@@ -1,0 +1,224 @@
+package file
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+
+	"github.com/kerege/kerege/config"
+	"github.com/kerege/kerege/mesh"
+)
+
+// Options of a Source.
+type Options struct {
+	Paths  []string // files, and directories of *.hcl and *.json
+	State  string   // file that keeps the accepted generation; "" keeps none
+	Watch  bool     // apply changes without being told
+	Logger hclog.Logger
+	Now    func() time.Time
+}
+
+// Generation names an accepted set of files.
+type Generation struct {
+	Counter uint64 // grows by one with each accepted change; 0: none yet
+	Hash    string // of the files' names and texts
+}
+
+// Source is the "file" source of a hub.
+type Source struct {
+	opt Options
+	log hclog.Logger
+
+	applying sync.Mutex // one load at a time
+
+	mu        sync.Mutex
+	current   *config.Mesh
+	gen       Generation
+	since     time.Time
+	trouble   time.Time
+	refused   error         // why what is on disk is not what goes on; nil: it is
+	sent      uint64        // counter of the generation that the hub has
+	delivered chan struct{} // closed when sent changes
+	poke      chan struct{}
+	restored  bool
+}
+
+// New makes a source; nothing is read before Watch or Apply.
+func New(opt Options) *Source {
+	if opt.Logger == nil {
+		opt.Logger = hclog.NewNullLogger()
+	}
+	if opt.Now == nil {
+		opt.Now = time.Now
+	}
+	return &Source{opt: opt, log: opt.Logger, poke: make(chan struct{}, 1), delivered: make(chan struct{})}
+}
+
+// Name is "file", which is also the source of its part.
+func (s *Source) Name() string { return "file" }
+
+// KeepsItself tells the hub that its last-good file need not hold this source.
+func (s *Source) KeepsItself() {}
+
+// Watch applies the files, or the generation before where they are refused, and
+// reports each generation until ctx ends. With neither it fails, to be started
+// again.
+func (s *Source) Watch(ctx context.Context, out chan<- mesh.Part) error {
+	if diags, err := s.load(true); s.now() == nil {
+		if err == nil {
+			err = diags
+		}
+		return fmt.Errorf("applying the mesh's files: %w", err)
+	}
+	var watching sync.WaitGroup
+	defer watching.Wait()
+	if s.opt.Watch {
+		watching.Go(func() { s.follow(ctx) })
+	}
+	s.wake()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-s.poke:
+		}
+		s.mu.Lock()
+		m, counter := s.current, s.gen.Counter
+		s.mu.Unlock()
+		select {
+		case out <- m.Part():
+		case <-ctx.Done():
+			return nil
+		}
+		s.mu.Lock()
+		s.sent = counter
+		close(s.delivered)
+		s.delivered = make(chan struct{})
+		s.mu.Unlock()
+	}
+}
+
+// Apply reads the files and, when they are right, makes them the next
+// generation. It returns once the hub has them, with what there is to say about
+// them; an error says that they are right but not in force.
+func (s *Source) Apply(ctx context.Context) (config.Diagnostics, error) {
+	diags, err := s.load(false)
+	if err != nil || diags.HasErrors() {
+		return diags, err
+	}
+	s.mu.Lock()
+	want := s.gen.Counter
+	for s.sent < want {
+		wait := s.delivered
+		s.mu.Unlock()
+		select {
+		case <-wait:
+		case <-ctx.Done():
+			return diags, fmt.Errorf("applying the mesh's files: %w", ctx.Err())
+		}
+		s.mu.Lock()
+	}
+	s.mu.Unlock()
+	return diags, nil
+}
+
+// Current is the generation in force and its meaning; nil before the first.
+// Nobody may change it.
+func (s *Source) Current() (Generation, *config.Mesh) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.gen, s.current
+}
+
+// Report says ok as long as the files last read are the ones in force.
+func (s *Source) Report() mesh.SourceReport {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	r := mesh.SourceReport{State: mesh.SourceOK, Since: s.since, Trouble: s.trouble}
+	switch {
+	case s.refused != nil:
+		r.State, r.Err = mesh.SourceError, fmt.Sprintf("the files are refused, generation %d goes on: %s", s.gen.Counter, s.refused.Error())
+	case s.current == nil:
+		r.State, r.Err = mesh.SourceStale, "it has not spoken yet"
+	}
+	if s.current != nil {
+		r.Services = len(s.current.Services)
+	}
+	return r
+}
+
+var errEmptied = errors.New("all files are gone, which is taken for a directory that is not mounted; `kerege apply` takes it at its word")
+
+// load reads the files and makes them current. Unless an operator asks, that all
+// of them are gone is not believed, and at the start of the server the kept
+// generation stands in for files that are refused. The error says that they
+// could not be taken although their text is right.
+func (s *Source) load(unasked bool) (config.Diagnostics, error) {
+	s.applying.Lock()
+	defer s.applying.Unlock()
+	if unasked {
+		s.restore()
+	}
+	m, diags := config.Load(s.opt.Paths...)
+	if m != nil {
+		diags = append(diags, m.Unsupported...)
+	}
+	if diags.HasErrors() {
+		s.refuse(diags)
+		return diags, nil
+	}
+	if was := s.now(); unasked && was != nil && len(m.Sources) == 0 && len(was.Sources) > 0 {
+		s.refuse(errEmptied)
+		return diags, nil
+	}
+	return diags, s.accept(m)
+}
+
+func (s *Source) refuse(why error) {
+	s.mu.Lock()
+	s.refused, s.trouble = why, s.opt.Now()
+	gen := s.gen.Counter
+	s.mu.Unlock()
+	s.log.Error("the mesh's files are refused; the generation before goes on", "generation", gen, "error", why)
+}
+
+// accept makes a mesh the current one, on disk first.
+func (s *Source) accept(m *config.Mesh) error {
+	s.mu.Lock()
+	gen, same := s.gen, s.current != nil && s.gen.Hash == m.Hash
+	s.mu.Unlock()
+	if !same {
+		gen = Generation{Counter: gen.Counter + 1, Hash: m.Hash}
+		if err := s.keep(gen, m); err != nil {
+			return err
+		}
+	}
+	s.mu.Lock()
+	s.since, s.refused = s.opt.Now(), nil
+	if !same {
+		s.current, s.gen = m, gen
+	}
+	s.mu.Unlock()
+	if !same {
+		s.log.Info("a generation of the mesh's files is in force", "generation", gen.Counter, "hash", gen.Hash, "files", len(m.Sources))
+		s.wake()
+	}
+	return nil
+}
+
+func (s *Source) now() *config.Mesh {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.current
+}
+
+func (s *Source) wake() {
+	select {
+	case s.poke <- struct{}{}:
+	default:
+	}
+}

@@ -1,0 +1,144 @@
+package file
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/kerege/kerege/config"
+)
+
+// kept is the state file: the accepted texts, so that a restart with broken
+// files goes on with what was in force. Hash is of Files.
+type kept struct {
+	Version int
+	Generation
+	Files map[string][]byte
+}
+
+const stateVersion = 1
+
+func (s *Source) keep(gen Generation, m *config.Mesh) error {
+	if s.opt.State == "" {
+		return nil
+	}
+	text, err := json.Marshal(kept{stateVersion, gen, m.Sources})
+	if err == nil {
+		err = writeSynced(s.opt.State, text)
+	}
+	if err != nil {
+		return fmt.Errorf("keeping generation %d: %w", gen.Counter, err)
+	}
+	return nil
+}
+
+// restore takes the kept generation, once. What cannot be trusted is put aside;
+// its number is not needed, for the files on disk say what is to be.
+func (s *Source) restore() {
+	if s.opt.State == "" || s.restored {
+		return
+	}
+	s.restored = true
+	text, err := os.ReadFile(s.opt.State)
+	if errors.Is(err, fs.ErrNotExist) {
+		return
+	}
+	var k kept
+	if err == nil {
+		err = json.Unmarshal(text, &k)
+	}
+	if err == nil && k.Version != stateVersion {
+		err = fmt.Errorf("it is of version %d, this server reads version %d", k.Version, stateVersion)
+	}
+	var m *config.Mesh
+	if err == nil {
+		var diags config.Diagnostics
+		m, diags = config.LoadBytes(k.Files)
+		switch {
+		case diags.HasErrors():
+			err = fmt.Errorf("this version of kerege refuses it: %w", diags)
+		case m.Hash != k.Hash:
+			err = errors.New("it is damaged: its hash does not fit")
+		}
+	}
+	if err != nil {
+		aside := fmt.Sprintf("%s.refused-%d", s.opt.State, s.opt.Now().Unix())
+		s.log.Error("the kept generation is not used", "error", err, "kept_as", aside, "rename", os.Rename(s.opt.State, aside))
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.current, s.gen = m, k.Generation
+}
+
+// writeSynced replaces a file so that a crash leaves the old or the new text.
+func writeSynced(path string, text []byte) (err error) {
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return err
+	}
+	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			f.Close()
+			os.Remove(f.Name())
+		}
+	}()
+	if _, err := f.Write(text); err != nil {
+		return err
+	}
+	if err := errors.Join(f.Sync(), f.Close()); err != nil {
+		return err
+	}
+	if err := os.Rename(f.Name(), path); err != nil {
+		return err
+	}
+	dir, err := os.Open(filepath.Dir(path))
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	return dir.Sync()
+}
+
+// Differs lists, sorted, the files that on disk are not as in the generation in
+// force: changed, new, gone or unreadable.
+func (s *Source) Differs() []string {
+	s.mu.Lock()
+	var in map[string][]byte
+	if s.current != nil {
+		in = s.current.Sources
+	}
+	s.mu.Unlock()
+	names := map[string]bool{}
+	for name := range in {
+		names[name] = true
+	}
+	for _, path := range s.opt.Paths {
+		if info, err := os.Stat(path); err == nil && info.IsDir() {
+			entries, _ := os.ReadDir(path)
+			for _, e := range entries {
+				if b := e.Name(); !e.IsDir() && (strings.HasSuffix(b, ".hcl") || strings.HasSuffix(b, ".json")) && !strings.HasPrefix(b, ".") && !strings.HasPrefix(b, "#") {
+					names[filepath.Join(path, b)] = true
+				}
+			}
+			continue
+		}
+		names[path] = true
+	}
+	maps.DeleteFunc(names, func(name string, _ bool) bool {
+		text, err := os.ReadFile(name)
+		was, had := in[name]
+		return err == nil && had && bytes.Equal(text, was)
+	})
+	return slices.Sorted(maps.Keys(names))
+}
