@@ -80,9 +80,9 @@ func principals(p *plan.Policy, rules []mesh.Permission) []*rbacv3.Principal {
 
 // permission is one block, caller and request together: all of it must hold.
 func permission(trustDomain string, r *mesh.Permission) *rbacv3.Principal {
-	all := []*rbacv3.Principal{callers(trustDomain, r.From, true)}
+	all := []*rbacv3.Principal{callers(trustDomain, r.From)}
 	if len(r.Except) > 0 {
-		all = append(all, not(callers(trustDomain, r.Except, false)))
+		all = append(all, not(callers(trustDomain, r.Except)))
 	}
 	if len(r.Methods) > 0 {
 		var methods []*rbacv3.Principal
@@ -119,14 +119,13 @@ func pathRegex(r *mesh.Permission) []*rbacv3.Principal {
 	return []*rbacv3.Principal{path(regex(r.PathRegex))}
 }
 
-// callers matches the names of a list. "*" is everyone, in from also who shows no
-// certificate; in except it speaks only of those who have a name.
-func callers(trustDomain string, names []string, bare bool) *rbacv3.Principal {
+// callers matches the names of a list. "*" is everyone, also who shows no certificate.
+func callers(trustDomain string, names []string) *rbacv3.Principal {
 	var out []*rbacv3.Principal
 	for _, n := range names {
 		pattern, open := strings.CutSuffix(n, "*")
 		switch {
-		case n == "*" && bare:
+		case n == "*":
 			return anyone()
 		case open:
 			out = append(out, authenticated(prefix(servicePrefix(trustDomain)+pattern)))
