@@ -7,11 +7,14 @@ import (
 	"github.com/hashicorp/hcl/v2/hclwrite"
 )
 
-// Format lays HCL out as `kerege fmt` does. JSON is returned as it is. The
-// text is not parsed first: what hcl cannot read keeps its bytes where they
-// are, so Format never loses any; Prescan's limits are the caller's to ask.
+// Format lays HCL out as `kerege fmt` does. JSON, and a text that Prescan
+// refuses, are returned as they are: indenting a text that is nested without
+// end would take all memory. Ask Prescan for the reason.
 func Format(name string, src []byte) []byte {
-	if strings.HasSuffix(name, ".json") || len(src) > MaxFileBytes {
+	if strings.HasSuffix(name, ".json") {
+		return src
+	}
+	if _, diags := Prescan(name, src); diags.HasErrors() {
 		return src
 	}
 	return hclwrite.Format(src)

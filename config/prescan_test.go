@@ -1,6 +1,7 @@
 package config
 
 import (
+	"context"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -43,7 +44,11 @@ func TestDeepNesting(t *testing.T) {
 			if m != nil || !diags.HasErrors() {
 				t.Errorf("%s was accepted", name)
 			}
-			_ = Format(name, nil)
+			src, err := os.ReadFile(filepath.Join(dir, name))
+			if err != nil {
+				t.Fatal(err)
+			}
+			_ = Format(name, src)
 		}
 		return
 	}
@@ -53,8 +58,10 @@ func TestDeepNesting(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestDeepNesting$")
-	cmd.Env = append(os.Environ(), "KEREGE_TEST_DEEP="+dir)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, os.Args[0], "-test.run=^TestDeepNesting$")
+	cmd.Env = append(os.Environ(), "KEREGE_TEST_DEEP="+dir, "GOMEMLIMIT=256MiB")
 	start := time.Now()
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%.2000s", err, out)

@@ -82,9 +82,9 @@ func checkBody(s string) (string, string) {
 
 func headerOpsBlock(name, doc string) *block {
 	return &block{name: name, doc: doc, attrs: []*attr{
-		{name: "set", typ: headerMap, doc: "Put in place of what is there."},
-		{name: "add", typ: headerMap, doc: "Added to what is there."},
-		{name: "remove", typ: headers, doc: "Taken away."},
+		{name: "set", typ: opMap, doc: "Put in place of what is there."},
+		{name: "add", typ: opMap, doc: "Added to what is there."},
+		{name: "remove", typ: opHeaders, doc: "Taken away."},
 	}}
 }
 

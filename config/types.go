@@ -44,6 +44,8 @@ var (
 	method    = &typ{kind: kindTexts, name: "list of HTTP methods", example: `["GET"]`, check: checkMethod, words: methodWords, lax: true}
 	header    = &typ{kind: kindText, name: "header name", example: `"x-tenant"`, check: checkHeader}
 	headers   = &typ{kind: kindTexts, name: "list of header names", example: `["x-debug"]`, check: checkHeader}
+	opHeaders = &typ{kind: kindTexts, name: "list of header names", example: `["x-debug"]`, check: checkHeaderOp}
+	opMap     = &typ{kind: kindMap, name: "object of headers", example: `{ "x-route" = "checkout" }`, check: checkHeaderOp}
 	headerMap = &typ{kind: kindMap, name: "object of headers", example: `{ "x-route" = "checkout" }`, check: checkHeader}
 	host      = &typ{kind: kindText, name: "host", example: `"api.example"`, check: checkHost}
 	hosts     = &typ{kind: kindTexts, name: "list of hosts", example: `["shop.example"]`, check: checkHost}
@@ -149,10 +151,27 @@ func checkPath(s string) (string, string) {
 		return "has more than 1024 bytes", ""
 	case strings.ContainsAny(s, "?#"):
 		return `has a "?" or "#"`, `A path ends before them; match a query with query "name" { … }.`
-	case hasControl(s):
-		return "has a control character", "Write it percent-encoded."
+	case hasControl(s) || strings.Contains(s, " "):
+		return "has a space or control character", "Write it percent-encoded."
+	}
+	for segment := range strings.SplitSeq(strings.TrimSuffix(s[1:], "/"), "/") {
+		if len(s) > 1 && (segment == "" || segment == "." || segment == "..") {
+			return "has an empty, \".\" or \"..\" segment", "Proxies remove those before any rule is tried, so it would never match."
+		}
 	}
 	return "", ""
+}
+
+// checkHeaderOp refuses what Envoy does not let a route change, which would
+// be a refused update, and what frames the message.
+func checkHeaderOp(s string) (string, string) {
+	switch s {
+	case "host":
+		return "cannot be changed as a header", "Write rewrite { host = … }."
+	case "connection", "content-length", "transfer-encoding", "upgrade", "te", "keep-alive":
+		return "frames the message and cannot be changed", ""
+	}
+	return checkHeader(s)
 }
 
 func hasControl(s string) bool {

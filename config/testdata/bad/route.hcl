@@ -136,6 +136,13 @@ route "api" {
 
   rule "headers" {
     match { path = "/headers" }
+    match { path_prefix = "/a/../b" } # want: KRG1023 segment
+    match { path_prefix = "//evil" }  # want: KRG1023 segment
+    request_headers {
+      set    = { host = "x" }         # want: KRG1023 cannot be changed as a header
+      add    = { "x-a" = 1 }          # want: KRG1012 is a text, not a number
+      remove = ["content-length"]     # want: KRG1023 frames the message
+    }
     response_headers {} # want: KRG1033 an empty response_headers
   }
 
