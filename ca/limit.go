@@ -75,7 +75,7 @@ func (l *Limiter) join(node string) (chan struct{}, error) {
 // take uses up one pass, if there is one now.
 func (l *Limiter) take() bool {
 	now := time.Now()
-	if earliest := now.Add(-time.Duration(l.burst) * l.gap); l.free.Before(earliest) {
+	if earliest := now.Add(-time.Duration(l.burst-1) * l.gap); l.free.Before(earliest) {
 		l.free = earliest
 	}
 	if l.free.After(now) {
