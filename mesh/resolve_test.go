@@ -139,6 +139,14 @@ func TestSourcesMapAndRestrict(t *testing.T) {
 	}
 }
 
+func TestAFilterThatNobodyCompiledTakesNothing(t *testing.T) {
+	s, _ := Merge(Part{Source: "consul", Scope: "api", Instances: []Instance{instance("api", "consul", "10.0.0.1:8080")}},
+		Part{Source: "file", Services: []ServiceConfig{{Name: "api", Sources: []SourceRef{{Kind: "consul", Filter: "x in Service.Tags"}}}}})
+	if got := s.Instances("api"); len(got) != 0 {
+		t.Errorf("%v", got)
+	}
+}
+
 func TestHostileInstancesAreRefusedAlone(t *testing.T) {
 	tags := make([]string, 10000)
 	bad := map[string]func(*Instance){

@@ -222,8 +222,10 @@ func (r *round) refresh(u *unit) bool {
 func (ch *change) add(by unitID, was, is *unit) {
 	switch is.id.level {
 	case upstreamsUnit:
+		// A proxy that the route names, now or before, may have to choose anew
+		// between the upstream for everybody and its own.
 		named := is.id.caller != "" || slices.Contains(is.upstream.from, string(by.proxy.Service))
-		if named || was.upstream.up == nil || is.upstream.up == nil || !slices.Equal(was.upstream.from, is.upstream.from) {
+		if named || was.upstream.up == nil || is.upstream.up == nil {
 			ch.shape = true
 			return
 		}

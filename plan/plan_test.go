@@ -359,3 +359,35 @@ func TestAChangeStopsWhereItIsEqual(t *testing.T) {
 		t.Errorf("the same snapshot again: %v", dirty)
 	}
 }
+
+// What the route says of web comes to the same as for all, and then no longer does.
+func TestACallerOfItsOwnIsChosenAnew(t *testing.T) {
+	web := mesh.Rule{Name: "web", Matches: []mesh.Match{{From: []string{"web"}}}, To: []mesh.Target{to("api.v1", -1)}}
+	all := mesh.Rule{Name: "all", To: []mesh.Target{to("api.v2", -1)}}
+	snap, _ := mesh.Merge(canary(all, web)...)
+	c := NewCompiler(snap)
+	for _, rules := range [][]mesh.Rule{{web, all}, {all, web}, {all}, {web}} {
+		c.Add(proxyOf("web"))
+		next, keys := snap.With(canary(rules...)...)
+		snap = next
+		c.Update(snap, keys)
+		kept, _ := c.Proxy(proxyOf("web").ID)
+		want, _ := Compile(NewView(snap), proxyOf("web"))
+		if d := cmp.Diff(want, kept, equal); d != "" {
+			t.Errorf("%v: %s", rules, d)
+		}
+	}
+}
+
+func TestAClusterThatChangesKeepsItsEndpoints(t *testing.T) {
+	snap, _ := mesh.Merge(canary()...)
+	c := NewCompiler(snap)
+	was, _ := c.Add(proxyOf("web"))
+	snap, keys := snap.With(mesh.Part{Source: "file", Scope: "2", Defaults: []mesh.Defaults{{Label: "*", Tuning: mesh.Tuning{Balance: &mesh.Balance{Policy: "random"}}}}})
+	c.Update(snap, keys)
+	is, _ := c.Proxy(proxyOf("web").ID)
+	a, b := was.Outbound[0].Ports[0].Clusters[0], is.Outbound[0].Ports[0].Clusters[0]
+	if a == b || b.Balance.Policy != "random" || a.Endpoints != b.Endpoints {
+		t.Errorf("%+v, %+v", a, b)
+	}
+}
