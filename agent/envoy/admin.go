@@ -114,8 +114,8 @@ func (a *Admin) Ready(ctx context.Context) error {
 	return nil
 }
 
-// Drain tells Envoy to close its listeners and to ask its clients, at their next
-// answer, to connect elsewhere. Calls in flight go on.
+// Drain tells Envoy to ask its clients, at their next answer, to connect elsewhere.
+// Calls in flight go on; listeners stay open for who has not heard yet.
 func (a *Admin) Drain(ctx context.Context) error {
 	_, err := a.Post(ctx, "/drain_listeners?graceful&skip_exit")
 	return err

@@ -172,7 +172,8 @@ func (l *Launcher) watch(ctx context.Context) {
 	}
 }
 
-// drain lets calls in flight end. It returns when none is left, the time is up,
+// drain lets calls in flight end. Envoy goes on accepting, for callers who have not
+// heard yet, and asks each client at its answer to connect elsewhere. It returns when none is left, the time is up,
 // or Envoy has ended by itself.
 func (l *Launcher) drain(ended chan error) {
 	ctx, cancel := context.WithTimeout(context.Background(), l.o.Drain)
@@ -184,10 +185,14 @@ func (l *Launcher) drain(ended chan error) {
 		l.o.Log.Warn("Envoy could not be asked to drain", "error", err)
 		return
 	}
-	for {
+	for quiet := 0; ; {
 		n, err := l.admin.InFlight(ctx)
 		if err == nil && n == 0 {
-			return
+			if quiet++; quiet == 2 { // once more: the last answer may still be on its way out
+				return
+			}
+		} else {
+			quiet = 0
 		}
 		select {
 		case err := <-ended:
