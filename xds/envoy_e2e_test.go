@@ -221,12 +221,30 @@ func inline(b []byte) *corev3.DataSource {
 	return &corev3.DataSource{Specifier: &corev3.DataSource_InlineBytes{InlineBytes: b}}
 }
 
+// lockedLog is what an Envoy says, readable while it says it.
+type lockedLog struct {
+	mu   sync.Mutex
+	text strings.Builder
+}
+
+func (l *lockedLog) Write(b []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.Write(b)
+}
+
+func (l *lockedLog) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.String()
+}
+
 // runningEnvoy is a real Envoy with a control of its own.
 type runningEnvoy struct {
 	*control
 	admin *envoy.Admin
 	tr    *Translator
-	log   *strings.Builder
+	log   *lockedLog
 }
 
 func startEnvoy(t *testing.T, ca *testCA, p *plan.Proxy) *runningEnvoy {
@@ -265,9 +283,9 @@ func startEnvoyAs(t *testing.T, ca *testCA, p *plan.Proxy, uid uint32) *runningE
 	if err := os.WriteFile(dir+"/b.json", boot, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	e := &runningEnvoy{control: c, admin: envoy.NewAdmin(envoy.AdminSocket(dir)), tr: NewTranslator(), log: &strings.Builder{}}
+	e := &runningEnvoy{control: c, admin: envoy.NewAdmin(envoy.AdminSocket(dir)), tr: NewTranslator(), log: &lockedLog{}}
 	e.apply(t, p)
-	args := []string{parts.Path(t, "envoy"), "-c", dir + "/b.json", "--disable-hot-restart", "--concurrency", "1", "--log-level", "warning"}
+	args := []string{parts.Path(t, "envoy"), "-c", dir + "/b.json", "--disable-hot-restart", "--concurrency", "1", "--file-flush-interval-msec", "100", "--log-level", "warning"}
 	if level := os.Getenv("ENVOY_LOG"); level != "" {
 		args[len(args)-1] = level
 	}

@@ -111,6 +111,32 @@ func TestHTTPCallThroughTwoEnvoys(t *testing.T) {
 			return nil
 		})
 	})
+	t.Run("who is denied is told, who is not is not, and the log names the rule", func(t *testing.T) {
+		deny := testPolicy("api", 8080, "web")
+		deny.Deny = []mesh.Permission{{Action: mesh.ActionDeny, Name: "no-admin", From: []string{"*"}, PathPrefix: "/admin"}}
+		api.apply(t, destination(ca, testInbound("api", ports[0], 8080, mesh.ProtocolHTTP, deny), app))
+		eventually(t, 5*time.Second, func() error {
+			if code, body, _, err := get(client, ports[1], "/admin/x?y=1"); code != 403 {
+				return fmt.Errorf("%d %s %v", code, body, err)
+			}
+			return nil
+		})
+		for _, path := range []string{"//admin", "/x/../admin", "/admin/", "/./admin?z", "/%61dmin"} {
+			if code, _, _, err := get(client, ports[1], path); code != 403 {
+				t.Errorf("%s: %d %v", path, code, err)
+			}
+		}
+		if code, _, _, err := get(client, ports[1], "/administration"); code != 200 {
+			t.Errorf("%d %v", code, err)
+		}
+		eventually(t, 5*time.Second, func() error {
+			if log := api.log.String(); !strings.Contains(log, `"rule":"no-admin"`) || !strings.Contains(log, `"caller":"spiffe://test.example/svc/web"`) ||
+				strings.Contains(log, "administration") {
+				return fmt.Errorf("the log says: %s", log)
+			}
+			return nil
+		})
+	})
 	t.Run("a dead application is left for a living one, whatever the method", func(t *testing.T) {
 		var others atomic.Int64
 		other, _ := listenOn(t, echo(&others))

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"time"
 
+	accesslogv3 "github.com/envoyproxy/go-control-plane/envoy/config/accesslog/v3"
 	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	endpointv3 "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
@@ -184,6 +185,7 @@ func (w *writer) inboundHTTP(in *plan.Inbound, mtls bool) *listenerv3.FilterChai
 	m.LocalReplyConfig = &hcmv3.LocalReplyConfig{Mappers: []*hcmv3.ResponseMapper{{
 		Filter: statusIs(403), BodyFormatOverride: plainText(denied(in, mtls)),
 	}}}
+	m.AccessLog = []*accesslogv3.AccessLog{w.denials(in)}
 	theirs := []string{"x-envoy-", "x-kerege-"}
 	ours := []string{"x-envoy-"}
 	if mtls {

@@ -113,6 +113,7 @@ func (l *Launcher) args(bootstrap string) []string {
 		// its connections as long as Envoy lets it.
 		"--drain-strategy", "immediate",
 		"--drain-time-s", "600",
+		"--file-flush-interval-msec", "1000", // denied calls are in the log a second later
 	}
 	if l.o.Concurrency > 0 {
 		args = append(args, "--concurrency", strconv.Itoa(l.o.Concurrency))

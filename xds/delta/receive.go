@@ -219,6 +219,10 @@ func (k *kind) probe(part []entry) {
 
 func (s *Session) refuse(now time.Time, k *kind, e entry, words string) {
 	it := e.it
+	if it.acked.version == e.what.version {
+		// It takes back what it, or whoever spoke for it, had accepted.
+		it.acked, it.sent = have{}, have{}
+	}
 	it.bad = append(it.bad, e.what.version)
 	if len(it.bad) > 64 {
 		it.bad = it.bad[1:]
