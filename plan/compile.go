@@ -12,7 +12,7 @@ import (
 // Compile decides, from nothing, what one proxy must do. The problems are those
 // of all that the plan is made of, sorted.
 func Compile(v *View, n Node) (*Proxy, []Problem) {
-	f := &fresh{v: v, cl: map[mesh.ServiceName][]*Cluster{}, up: map[[2]mesh.ServiceName]upstreamUnit{}, po: map[mesh.ServiceName][]*Policy{}}
+	f := newFresh(v)
 	p := compileProxy(v, f, n)
 	return p, sortProblems(f.problems)
 }
@@ -24,6 +24,10 @@ type fresh struct {
 	up       map[[2]mesh.ServiceName]upstreamUnit
 	po       map[mesh.ServiceName][]*Policy
 	problems []Problem
+}
+
+func newFresh(v *View) *fresh {
+	return &fresh{v: v, cl: map[mesh.ServiceName][]*Cluster{}, up: map[[2]mesh.ServiceName]upstreamUnit{}, po: map[mesh.ServiceName][]*Policy{}}
 }
 
 func (f *fresh) clusters(name mesh.ServiceName) []*Cluster {

@@ -258,6 +258,11 @@ func TestPolicyOfAPort(t *testing.T) {
 	if len(http.Allow) != 2 || len(http.Deny) != 1 || http.Deny[0].PathPrefix != "/admin" || string(http.Bundle) != "roots\n" {
 		t.Errorf("http: %+v", http)
 	}
+	for _, r := range db.Allow {
+		if r.Ports != nil {
+			t.Errorf("db: the port's own policy still names ports: %+v", r)
+		}
+	}
 	if len(db.Allow) != 2 || len(db.Deny) != 1 || db.Deny[0].PathPrefix != "" || db.AnyCaller {
 		t.Errorf("db: %+v", db)
 	}
@@ -324,6 +329,9 @@ func TestProblems(t *testing.T) {
 	}
 	if d := cmp.Diff(want, got); d != "" {
 		t.Error(d)
+	}
+	if d := cmp.Diff(problems, Check(NewView(snap))); d != "" {
+		t.Errorf("Check finds other problems: %s", d)
 	}
 }
 

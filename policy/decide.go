@@ -29,8 +29,9 @@ type Decision struct {
 // Decide answers one request. Intentions that do not speak of the destination
 // are ignored; def is what a request meets that no block speaks of.
 func Decide(intentions []*mesh.Intention, def mesh.Action, req Request) Decision {
-	if req.From != (mesh.Identity{}) && req.From.Kind != mesh.KindSvcIdentity {
-		return Decision{Reason: "denied: only services call services, and " + req.From.String() + " is none"}
+	if req.From != (mesh.Identity{}) && (req.From.Kind != mesh.KindSvcIdentity || req.From.Namespace != "") {
+		// Intentions name services without a namespace; the same name in one is somebody else.
+		return Decision{Reason: "denied: " + req.From.String() + " is no service that an intention can name"}
 	}
 	var allowed *mesh.Permission
 	var by *mesh.Intention

@@ -44,6 +44,7 @@ func TestDecide(t *testing.T) {
 		{"except of a deny", []*mesh.Intention{intention("api", allowWeb, mesh.Permission{Action: mesh.ActionDeny, From: []string{"*"}, Except: []string{"web"}})}, mesh.ActionDeny, get("web", "/"), true},
 		{"except of an allow", []*mesh.Intention{intention("api", mesh.Permission{Action: mesh.ActionAllow, From: []string{"*"}, Except: []string{"we*"}})}, mesh.ActionDeny, get("web", "/"), false},
 		{"a node is no caller", []*mesh.Intention{intention("*", mesh.Permission{Action: mesh.ActionAllow, From: []string{"*"}})}, mesh.ActionAllow, Request{From: mesh.Identity{TrustDomain: "x", Kind: "node", Name: "web"}, To: "api"}, false},
+		{"a namesake in a namespace", []*mesh.Intention{intention("api", allowWeb)}, mesh.ActionAllow, Request{From: mesh.Identity{TrustDomain: "x", Namespace: "a", Kind: "svc", Name: "web"}, To: "api"}, false},
 		{"no certificate: only * names it", []*mesh.Intention{intention("api", mesh.Permission{Action: mesh.ActionAllow, From: []string{"*"}})}, mesh.ActionDeny, Request{To: "api"}, true},
 		{"no certificate and a pattern", []*mesh.Intention{intention("api", mesh.Permission{Action: mesh.ActionAllow, From: []string{"web", "w*"}})}, mesh.ActionDeny, Request{To: "api"}, false},
 	} {
