@@ -34,3 +34,12 @@ func publicKey(der []byte) (*ecdsa.PublicKey, error) {
 	}
 	return key, nil
 }
+
+// CheckRequest says what is wrong with a certificate request, without signing
+// it. The error wraps ErrSign.
+func CheckRequest(der []byte) error {
+	if _, err := publicKey(der); err != nil {
+		return fmt.Errorf("%w: %w", ErrSign, err)
+	}
+	return nil
+}
