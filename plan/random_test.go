@@ -198,8 +198,11 @@ func TestIncrementalIsFull(t *testing.T) {
 		snap, _ := mesh.Merge()
 		c := NewCompiler(snap)
 		parts := map[[2]string]mesh.Part{}
-		for range rapid.IntRange(1, 12).Draw(t, "steps") {
-			if chance(t, 35, "proxy") {
+		for _, name := range []string{"web", "api", "batch-a"} {
+			c.Add(Node{ID: mesh.ProxyID{Service: mesh.ServiceName(name), Node: "n1"}, InboundPort: 15006, OutboundPort: 15001})
+		}
+		for range rapid.IntRange(1, 20).Draw(t, "steps") {
+			if chance(t, 30, "proxy") {
 				n := Node{ID: mesh.ProxyID{Service: mesh.ServiceName(pick(t, append(names, "ghost"), "service")), Node: pick(t, nodes, "on")}, InboundPort: 15006, OutboundPort: 15001}
 				if chance(t, 20, "explicit") {
 					n.Explicit = []Explicit{{Service: "api", Port: 8080, LocalPort: 9000}}
