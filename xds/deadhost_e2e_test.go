@@ -109,4 +109,3 @@ func deadHost(t *testing.T, protocol mesh.Protocol, mtls mesh.MTLS) {
 		t.Errorf("a call sent %v after the host's death was lost", time.Duration(last.Load()))
 	}
 }
-

@@ -200,4 +200,3 @@ func TestPlaintextMeetsTheDefault(t *testing.T) {
 	})
 	db.clean(t)
 }
-

@@ -21,6 +21,8 @@ func get(client *http.Client, port uint16, path string) (int, string, http.Heade
 	req, _ := http.NewRequest("GET", fmt.Sprintf("http://127.0.0.1:%d%s", port, path), nil)
 	req.Header.Set("x-envoy-retry-on", "5xx")
 	req.Header.Set("x-kerege-protocol", "mine")
+	req.Header.Add("x-forwarded-client-cert", "URI=spiffe://test.example/svc/admin")
+	req.Header.Add("x-forwarded-client-cert", "URI=spiffe://test.example/svc/admin")
 	res, err := client.Do(req)
 	if err != nil {
 		return 0, "", nil, err
@@ -80,6 +82,39 @@ func TestHTTPCallThroughTwoEnvoys(t *testing.T) {
 		if code, _, _, _ := get(client, ports[1], "/a%2fb"); code != 400 {
 			t.Errorf("%d", code)
 		}
+		req, _ := http.NewRequest("GET", fmt.Sprintf("http://127.0.0.1:%d/", ports[1]), nil)
+		req.Header["X_tenant"] = []string{"gold"}
+		res, err := client.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		res.Body.Close()
+		if res.StatusCode != 400 {
+			t.Errorf("%d", res.StatusCode)
+		}
+	})
+	t.Run("an instance with another name is not called", func(t *testing.T) {
+		wrong := testUpstream("api", 8080, mesh.ProtocolHTTP, local(ports[0]))
+		wrong.Ports[0].Clusters[0].Identity = testIdentity("ap")
+		web.apply(t, caller("web", map[uint16]*plan.Upstream{ports[1]: wrong}))
+		n := calls.Load()
+		eventually(t, 5*time.Second, func() error {
+			if code, _, _, _ := get(client, ports[1], "/"); code != 503 {
+				return fmt.Errorf("%d", code)
+			}
+			n = calls.Load()
+			return nil
+		})
+		if code, _, _, _ := get(client, ports[1], "/"); code != 503 || calls.Load() != n {
+			t.Errorf("%d", code)
+		}
+		web.apply(t, caller("web", map[uint16]*plan.Upstream{ports[1]: up}))
+		eventually(t, 5*time.Second, func() error {
+			if code, _, _, _ := get(client, ports[1], "/"); code != 200 {
+				return fmt.Errorf("%d", code)
+			}
+			return nil
+		})
 	})
 	t.Run("a rule changed refuses the next request on the same connection", func(t *testing.T) {
 		conn, err := net.Dial("tcp", local(ports[1]).String())
@@ -168,6 +203,15 @@ func TestHTTPCallThroughTwoEnvoys(t *testing.T) {
 			t.Errorf("the living one got %d of 20", others.Load()-before)
 		}
 	})
+	if s, err := api.admin.Stats(t.Context(), "ssl.session_reused|ssl.handshake"); err != nil || sum(s) == 0 {
+		t.Error(s, err)
+	} else {
+		for name, n := range s {
+			if strings.HasSuffix(name, "session_reused") && n != 0 {
+				t.Errorf("%s = %d", name, n)
+			}
+		}
+	}
 	api.clean(t)
 	web.clean(t)
 }

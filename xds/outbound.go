@@ -117,7 +117,7 @@ func (w *writer) upstreamListener(u *plan.Upstream, p *plan.UpstreamPort, at []*
 	case mesh.ProtocolTCP, mesh.ProtocolTLS:
 		return listener(name, at, w.upstreamTCP(p, name))
 	case mesh.ProtocolUnknown:
-		http := w.upstreamHTTP(p, name, formatted(headerProtocol, "%PROTOCOL%", overwrite))
+		http := w.upstreamHTTP(u.Service, p, name, formatted(headerProtocol, "%PROTOCOL%", overwrite))
 		http.FilterChainMatch.ApplicationProtocols = []string{"http/1.0", "http/1.1", "h2c"}
 		out := listener(name, at, http, w.upstreamTCP(p, name))
 		out.ListenerFilters = []*listenerv3.ListenerFilter{w.listenerFilter("http_inspector", &httpinspectorv3.HttpInspector{})}
@@ -125,12 +125,13 @@ func (w *writer) upstreamListener(u *plan.Upstream, p *plan.UpstreamPort, at []*
 		out.ContinueOnListenerFiltersTimeout = true
 		return out
 	}
-	return listener(name, at, w.upstreamHTTP(p, name))
+	return listener(name, at, w.upstreamHTTP(u.Service, p, name))
 }
 
-func (w *writer) upstreamHTTP(p *plan.UpstreamPort, name string, add ...*corev3.HeaderValueOption) *listenerv3.FilterChain {
+func (w *writer) upstreamHTTP(service mesh.ServiceName, p *plan.UpstreamPort, name string, add ...*corev3.HeaderValueOption) *listenerv3.FilterChain {
 	m := w.connectionManager(name)
 	m.StreamIdleTimeout = off(p.Idle)
+	m.HttpProtocolOptions.DefaultHostForHttp_10 = string(service) + ".mesh"
 	m.RouteSpecifier = &hcmv3.HttpConnectionManager_Rds{Rds: &hcmv3.Rds{ConfigSource: adsSource(15 * time.Second), RouteConfigName: p.Route.Name}}
 	private := []string{"x-envoy-", "x-kerege-"}
 	m.HttpFilters = []*hcmv3.HttpFilter{w.strip(private, private, add...), w.router()}

@@ -24,7 +24,9 @@ type Translator struct {
 	mu        sync.Mutex
 	upstreams map[upstreamKey]*delta.Group
 	policies  map[policyKey][]*delta.Resource
+	inbounds  map[inboundKey]*delta.Group
 	groups    map[[32]byte]weak.Pointer[delta.Group] // what is not shared by pointer, by its content
+	bases     map[[32]byte]weak.Pointer[delta.Group] // a proxy's own listeners, by what they are made of
 }
 
 type upstreamKey struct {
@@ -37,12 +39,19 @@ type policyKey struct {
 	http, tcp bool
 }
 
+type inboundKey struct {
+	unit   weak.Pointer[plan.Inbound]
+	accept plan.Accept
+}
+
 // NewTranslator returns a Translator that has seen nothing.
 func NewTranslator() *Translator {
 	return &Translator{
 		upstreams: map[upstreamKey]*delta.Group{},
 		policies:  map[policyKey][]*delta.Resource{},
+		inbounds:  map[inboundKey]*delta.Group{},
 		groups:    map[[32]byte]weak.Pointer[delta.Group]{},
+		bases:     map[[32]byte]weak.Pointer[delta.Group]{},
 	}
 }
 
@@ -74,6 +83,15 @@ func (t *Translator) Translate(p *plan.Proxy) (*delta.Set, error) {
 
 // base is what is the proxy's own: the listeners that have sockets.
 func (t *Translator) base(p *plan.Proxy) (*delta.Group, error) {
+	key := baseKey(p)
+	if len(p.Node.Explicit) == 0 { // those are made of upstreams too
+		t.mu.Lock()
+		same := t.bases[key].Value()
+		t.mu.Unlock()
+		if same != nil {
+			return same, nil
+		}
+	}
 	w := &writer{}
 	cause := mesh.Key{Kind: mesh.KindService, Name: string(p.Node.ID.Service)}
 	var out []*delta.Resource
@@ -93,7 +111,18 @@ func (t *Translator) base(p *plan.Proxy) (*delta.Group, error) {
 	if w.err != nil {
 		return nil, fmt.Errorf("translating the listeners of %s: %w", p.Node.ID.Service, w.err)
 	}
-	return t.intern(group("base", out)), nil
+	return t.remember(t.bases, key, t.intern(group("base", out))), nil
+}
+
+// baseKey sums up what a proxy's own listeners are made of, which is much less
+// than its plan: they stay the same when its policies and upstreams change.
+func baseKey(p *plan.Proxy) [32]byte {
+	h := sha256.New()
+	fmt.Fprintf(h, "%s %d %d %t %s %s", p.Node.ID.Service, p.Node.InboundPort, p.Node.OutboundPort, p.Node.NoIPv6, p.Outside.Mode, p.Outside.Caller)
+	for _, in := range p.Inbound {
+		fmt.Fprintf(h, "\n%s %d %d %s %s %s %s %t", in.Service, in.Number, in.Port, in.Protocol, in.MTLS, in.Policy.Name, in.Policy.TrustDomain, in.Policy.Plaintext)
+	}
+	return [32]byte(h.Sum(nil))
 }
 
 // explicit is a service at a loopback port.
@@ -170,20 +199,26 @@ func keep[K comparable, V any, U any](t *Translator, memo map[K]V, key K, made V
 // inboundGroup is what belongs to one port of the application: who may call it,
 // and where it is.
 func (t *Translator) inboundGroup(p *plan.Proxy, in *plan.Inbound) (*delta.Group, error) {
-	key := fmt.Sprintf("inbound/%d", in.Number)
-	w := &writer{}
-	out, err := t.policy(in.Policy, !isTCP(in.Protocol), isTCP(in.Protocol) || in.Protocol == mesh.ProtocolUnknown)
+	key := inboundKey{unit: weak.Make(in)}
+	if i := slices.IndexFunc(p.Node.Accept, func(a plan.Accept) bool { return a.Listen.Port() == in.Number }); i >= 0 && p.Node.InboundPort == 0 {
+		key.accept = p.Node.Accept[i]
+	}
+	t.mu.Lock()
+	found := t.inbounds[key]
+	t.mu.Unlock()
+	if found != nil {
+		return found, nil
+	}
+	rules, err := t.policy(in.Policy, !isTCP(in.Protocol), isTCP(in.Protocol) || in.Protocol == mesh.ProtocolUnknown)
 	if err != nil {
 		return nil, err
 	}
-	out = slices.Clone(out)
+	w, out := &writer{}, slices.Clone(rules)
 	var app *corev3.Address
-	for _, a := range p.Node.Accept {
-		if a.Listen.Port() == in.Number && p.Node.InboundPort == 0 {
-			app = addressOf(a.App)
-			l := w.acceptListener(in, addressOf(a.Listen))
-			out = append(out, w.resource(l.Name, l, in.Cause))
-		}
+	if key.accept.Listen.IsValid() {
+		app = addressOf(key.accept.App)
+		l := w.acceptListener(in, addressOf(key.accept.Listen))
+		out = append(out, w.resource(l.Name, l, in.Cause))
 	}
 	for _, c := range w.apps(in, app) {
 		out = append(out, w.resource(c.Name, c, in.Cause))
@@ -191,7 +226,7 @@ func (t *Translator) inboundGroup(p *plan.Proxy, in *plan.Inbound) (*delta.Group
 	if w.err != nil {
 		return nil, fmt.Errorf("translating port %d of %s: %w", in.Number, in.Service, w.err)
 	}
-	return t.intern(group(key, out)), nil
+	return keep(t, t.inbounds, key, t.intern(group(appCluster(in), out)), in), nil
 }
 
 // policy is the rules of a port, alike for all instances of its service.
@@ -224,19 +259,24 @@ func (t *Translator) intern(g *delta.Group) *delta.Group {
 	for _, r := range g.Resources {
 		fmt.Fprintf(h, "%s %q %s %v\n", r.Type, r.Name, r.Version, r.Cause)
 	}
-	key := [32]byte(h.Sum(nil))
+	return t.remember(t.groups, [32]byte(h.Sum(nil)), g)
+}
+
+// remember returns the group that memo has for a key, or keeps this one there for
+// as long as somebody holds it.
+func (t *Translator) remember(memo map[[32]byte]weak.Pointer[delta.Group], key [32]byte, g *delta.Group) *delta.Group {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if same := t.groups[key].Value(); same != nil {
+	if same := memo[key].Value(); same != nil {
 		return same
 	}
 	made := weak.Make(g)
-	t.groups[key] = made
+	memo[key] = made
 	runtime.AddCleanup(g, func(key [32]byte) {
 		t.mu.Lock()
 		defer t.mu.Unlock()
-		if t.groups[key] == made {
-			delete(t.groups, key)
+		if memo[key] == made {
+			delete(memo, key)
 		}
 	}, key)
 	return g

@@ -92,7 +92,7 @@ func Bootstrap(c Config) ([]byte, error) {
 		Admin:            admin(c.Dir),
 		DynamicResources: dynamicResources(),
 		StaticResources:  &bootstrapv3.Bootstrap_StaticResources{Clusters: []*clusterv3.Cluster{agent(c.Dir)}},
-		LayeredRuntime:   runtime(),
+		LayeredRuntime:   runtime(c.Limits),
 		StatsConfig:      &metricsv3.StatsConfig{StatsMatcher: wanted()},
 		OverloadManager:  overload(c.Limits),
 		DeferredStatOptions: &bootstrapv3.Bootstrap_DeferredStatOptions{
@@ -200,10 +200,14 @@ func typed(m proto.Message) *anypb.Any {
 	return out
 }
 
-func runtime() *bootstrapv3.LayeredRuntime {
+func runtime(l Limits) *bootstrapv3.LayeredRuntime {
 	static := &structpb.Struct{Fields: map[string]*structpb.Value{
 		"re2.max_program_size.error_level": structpb.NewNumberValue(maxRegex),
 	}}
+	// Neither side may take all that the overload manager grants to both.
+	for _, name := range []string{"inbound", "outbound"} {
+		static.Fields["envoy.resource_limits.listener."+name+".connection_limit"] = structpb.NewNumberValue(float64(max(l.Connections/4*3, 1)))
+	}
 	return &bootstrapv3.LayeredRuntime{Layers: []*bootstrapv3.RuntimeLayer{{
 		Name: "static", LayerSpecifier: &bootstrapv3.RuntimeLayer_StaticLayer{StaticLayer: static},
 	}}}

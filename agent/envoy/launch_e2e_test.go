@@ -151,6 +151,16 @@ func TestLauncherWithTheRealEnvoy(t *testing.T) {
 		t.Error(err)
 	}
 
+	if s, err := launcher.Admin().Stats(t.Context(), "deprecated_feature_use|update_rejected|unknown_fields|wip_protos"); err != nil || len(s) < 4 {
+		t.Error(s, err)
+	} else {
+		for name, n := range s {
+			if n != 0 {
+				t.Errorf("%s = %d", name, n)
+			}
+		}
+	}
+
 	// Killed: it comes back by itself.
 	if err := syscall.Kill(childOf(t, dir), syscall.SIGKILL); err != nil {
 		t.Fatal(err)

@@ -142,6 +142,25 @@ func TestNonces(t *testing.T) {
 	}
 }
 
+func TestAnAnswerToWhatTheClientDroppedCountsForNothing(t *testing.T) {
+	r := newRig(t, Options{})
+	r.s.Want(set(cluster("a", 1), endpoints("a", 1), route("r", 1, "a")))
+	r.sub(TypeCluster)
+	r.sub(TypeEndpoints, "a")
+	r.nextAck("CDS a")
+	m := r.next("EDS a")
+	r.unsub(TypeEndpoints, "a")
+	r.ack(m)
+	r.sub(TypeRoute, "r")
+	r.next("nothing") // the cluster has no endpoints again
+	if v := r.status(TypeEndpoints).Versions; len(v) > 0 {
+		t.Fatalf("accepted: %v", v)
+	}
+	r.sub(TypeEndpoints, "a")
+	r.nextAck("EDS a")
+	r.nextAck("RDS r")
+}
+
 func TestBadRequests(t *testing.T) {
 	r := newRig(t, Options{})
 	if err := r.s.Receive(r.now, &discovery.DeltaDiscoveryRequest{}); !errors.Is(err, ErrRequest) {
