@@ -1,0 +1,148 @@
+package consul
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/hashicorp/consul/api"
+)
+
+// maxBody bounds one answer of Consul, in bytes.
+const maxBody = 32 << 20
+
+var errBody = fmt.Errorf("the answer has more than %d MiB", maxBody>>20)
+
+// Secret is a token's text; printing one shows nothing.
+type Secret interface{ Reveal() string }
+
+// transport adds the token of the moment, counts, and bounds what is read.
+type transport struct {
+	base  http.RoundTripper
+	token func() string
+	asked atomic.Int64
+}
+
+func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
+	t.asked.Add(1)
+	req = req.Clone(req.Context())
+	req.Header.Del("X-Consul-Token")
+	if token := t.token(); token != "" {
+		req.Header.Set("X-Consul-Token", token)
+	}
+	resp, err := t.base.RoundTrip(req)
+	if err != nil {
+		return nil, err
+	}
+	resp.Body = &bounded{ReadCloser: resp.Body, left: maxBody}
+	return resp, nil
+}
+
+// bounded is a body that fails beyond its bound.
+type bounded struct {
+	io.ReadCloser
+	left int
+}
+
+func (b *bounded) Read(p []byte) (int, error) {
+	if b.left <= 0 {
+		if n, err := b.ReadCloser.Read(p[:min(1, len(p))]); n == 0 {
+			return 0, err
+		}
+		return 0, errBody
+	}
+	n, err := b.ReadCloser.Read(p[:min(len(p), b.left)])
+	b.left -= n
+	return n, err
+}
+
+// newClient builds the client from the options, then CONSUL_* in the environment.
+func newClient(opt Options) (*api.Client, *transport, error) {
+	cfg := api.DefaultConfig() // reads the environment
+	fileEnv, tokenEnv := cfg.TokenFile, cfg.Token
+	cfg.Token, cfg.TokenFile = "", ""
+	for _, o := range []struct {
+		to   *string
+		from string
+	}{
+		{&cfg.Address, opt.Address}, {&cfg.Scheme, opt.Scheme}, {&cfg.Datacenter, opt.Datacenter},
+		{&cfg.Namespace, opt.Namespace}, {&cfg.Partition, opt.Partition},
+		{&cfg.TLSConfig.CAFile, opt.CAFile}, {&cfg.TLSConfig.CAPath, opt.CAPath}, {&cfg.TLSConfig.CertFile, opt.CertFile},
+		{&cfg.TLSConfig.KeyFile, opt.KeyFile}, {&cfg.TLSConfig.Address, opt.TLSServerName},
+	} {
+		if o.from != "" {
+			*o.to = o.from
+		}
+	}
+	cfg.TLSConfig.InsecureSkipVerify = cfg.TLSConfig.InsecureSkipVerify || opt.SkipVerify
+	dialer := &net.Dialer{Timeout: 5 * time.Second, KeepAlive: 15 * time.Second}
+	base := &http.Transport{
+		Proxy: http.ProxyFromEnvironment, DialContext: dialer.DialContext, ForceAttemptHTTP2: true,
+		TLSHandshakeTimeout: 10 * time.Second, MaxIdleConnsPerHost: freshAtOnce, IdleConnTimeout: 90 * time.Second,
+	}
+	if path, ok := strings.CutPrefix(cfg.Address, "unix://"); ok {
+		base.Proxy = nil
+		base.DialContext = func(ctx context.Context, _, _ string) (net.Conn, error) { return dialer.DialContext(ctx, "unix", path) }
+		cfg.Address = "localhost" // the client would replace our transport
+	}
+	httpClient, err := api.NewHttpClient(base, cfg.TLSConfig)
+	if err != nil {
+		return nil, nil, fmt.Errorf("configuring TLS to consul: %w", err)
+	}
+	tr := &transport{base: base, token: tokens(opt, fileEnv, tokenEnv)}
+	httpClient.Transport = tr
+	cfg.HttpClient = httpClient
+	client, err := api.NewClient(cfg)
+	if err != nil {
+		return nil, nil, fmt.Errorf("configuring the client of consul: %w", err)
+	}
+	return client, tr, nil
+}
+
+// tokens gives the token of the moment: of the file named in the options, of the
+// options, of the file named in the environment, of the environment. A file is
+// read again when it has changed; while it cannot be read its last text counts.
+func tokens(opt Options, fileEnv, tokenEnv string) func() string {
+	path, text := opt.TokenFile, ""
+	if path == "" && opt.Token != nil {
+		text = opt.Token.Reveal()
+	}
+	if path == "" && text == "" {
+		path, text = fileEnv, tokenEnv
+	}
+	if path == "" {
+		return func() string { return text }
+	}
+	var mu sync.Mutex
+	var size int64 = -1
+	var changed time.Time
+	return func() string {
+		mu.Lock()
+		defer mu.Unlock()
+		info, err := os.Stat(path)
+		if err != nil || info.Size() == size && info.ModTime().Equal(changed) {
+			return text
+		}
+		if read, err := os.ReadFile(path); err == nil {
+			text, size, changed = strings.TrimSpace(string(read)), info.Size(), info.ModTime()
+		}
+		return text
+	}
+}
+
+// statusOf is the HTTP status of a refusal; 0 when Consul did not answer.
+func statusOf(err error) int {
+	var s api.StatusError
+	if errors.As(err, &s) {
+		return s.Code
+	}
+	return 0
+}
