@@ -3,6 +3,7 @@ package command
 // commands is every subcommand.
 func commands() []Command {
 	return []Command{
+		serverCommand(),
 		statusCommand(), servicesCommand(), proxiesCommand(), intentionsCommand(), explainCommand(),
 		validateCommand(), fmtCommand(), planCommand(), applyCommand(),
 		group("token", "Join tokens for hosts"), tokenCreateCommand(),

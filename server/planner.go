@@ -3,6 +3,7 @@ package server
 import (
 	"context"
 	"sync"
+	"time"
 
 	"github.com/hashicorp/go-hclog"
 
@@ -30,6 +31,7 @@ type planner struct {
 	log       hclog.Logger
 	sink      sink
 	translate *xds.Translator
+	tell      func(*mesh.Snapshot, []mesh.Key) // hears of every snapshot first
 
 	wordMu sync.Mutex
 	word   []event
@@ -45,8 +47,8 @@ type event struct {
 	open bool
 }
 
-func newPlanner(log hclog.Logger, s sink) *planner {
-	return &planner{log: log, sink: s, translate: xds.NewTranslator(), poke: make(chan struct{}, 1), compiler: plan.NewCompiler(&mesh.Snapshot{})}
+func newPlanner(log hclog.Logger, s sink, tell func(*mesh.Snapshot, []mesh.Key)) *planner {
+	return &planner{log: log, sink: s, tell: tell, translate: xds.NewTranslator(), poke: make(chan struct{}, 1), compiler: plan.NewCompiler(&mesh.Snapshot{})}
 }
 
 // run follows the mesh until ctx ends. Until the hub is ready no proxy gets anything.
@@ -70,10 +72,30 @@ func (p *planner) run(ctx context.Context, hub snapshots) error {
 }
 
 func (p *planner) update(snap *mesh.Snapshot, keys []mesh.Key) {
+	p.tell(snap, keys)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for _, id := range p.compiler.Update(snap, keys) {
 		p.push(id)
+	}
+}
+
+// settle waits until every proxy's mailbox has what a snapshot says, or ctx ends.
+func (p *planner) settle(ctx context.Context, snap *mesh.Snapshot) {
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for {
+		p.mu.Lock()
+		there := p.compiler.Snapshot() == snap
+		p.mu.Unlock()
+		if there {
+			return
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
 	}
 }
 

@@ -15,9 +15,12 @@ import (
 
 // Options of a Source.
 type Options struct {
-	Paths  []string // files, and directories of *.hcl and *.json
-	State  string   // file that keeps the accepted generation; "" keeps none
-	Watch  bool     // apply changes without being told
+	Paths []string // files, and directories of *.hcl and *.json
+	State string   // file that keeps the accepted generation; "" keeps none
+	Watch bool     // apply changes without being told
+	// Check finds what only the server knows to be wrong with files that are
+	// right in themselves; nil checks nothing more.
+	Check  func(*config.Mesh) config.Diagnostics
 	Logger hclog.Logger
 	Now    func() time.Time
 }
@@ -102,6 +105,10 @@ func (s *Source) Watch(ctx context.Context, out chan<- mesh.Part) error {
 	}
 }
 
+// Load reads the files as Watch begins by doing, for a server that must know the
+// mesh before it starts: what is refused leaves the kept generation in force.
+func (s *Source) Load() (config.Diagnostics, error) { return s.load(true) }
+
 // Apply reads the files and, when they are right, makes them the next
 // generation. It returns once the hub has them, with what there is to say about
 // them; an error says that they are right but not in force.
@@ -166,6 +173,9 @@ func (s *Source) load(unasked bool) (config.Diagnostics, error) {
 	m, diags := config.Load(s.opt.Paths...)
 	if m != nil {
 		diags = append(diags, m.Unsupported...)
+		if s.opt.Check != nil {
+			diags = append(diags, s.opt.Check(m)...)
+		}
 	}
 	if diags.HasErrors() {
 		s.refuse(diags)

@@ -1,0 +1,95 @@
+package command
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+
+	"github.com/kerege/kerege/config"
+	"github.com/kerege/kerege/server"
+	"github.com/kerege/kerege/telemetry"
+)
+
+// paths collects a flag that may be given several times.
+type paths []string
+
+func (p *paths) String() string     { return strings.Join(*p, " ") }
+func (p *paths) Set(s string) error { *p = append(*p, s); return nil }
+
+func (p *paths) or(otherwise string) []string {
+	if len(*p) == 0 {
+		return []string{otherwise}
+	}
+	return *p
+}
+
+func serverCommand() Command {
+	var settings paths
+	return Command{
+		Name:     "server",
+		Synopsis: "Run a control plane",
+		Long: `Runs the control plane: it watches the registries, compiles the mesh files, signs
+certificates, and keeps every proxy in step. It carries no user traffic: killed at any
+moment, every Envoy goes on with what it has.
+
+SIGHUP applies the mesh files, as kerege apply does.`,
+		Example: "kerege server -config /etc/kerege.d",
+		Flags: func(f *flag.FlagSet) {
+			f.Var(&settings, "config", "A settings `file` or directory; repeat for more. (default /etc/kerege.d)")
+		},
+		Run: func(c *Call) error {
+			cfg, diags := config.LoadServer(settings.or("/etc/kerege.d")...)
+			if err := diags.WriteText(c.err, c.color); err != nil {
+				return err
+			}
+			if cfg == nil {
+				return exit{code: exitError}
+			}
+			return runServer(c, cfg, false)
+		},
+	}
+}
+
+func runServer(c *Call, cfg *config.Server, watch bool) error {
+	notify := telemetry.NewNotifier()
+	log := telemetry.Logger("kerege", telemetry.LogOptions{Level: cfg.Log.Level, JSON: cfg.Log.JSON, Output: c.err})
+	s, err := server.New(cfg, server.Options{Version: version, Logger: log, Watch: watch, Ready: func(status string) {
+		if err := notify.Ready(status); err != nil {
+			log.Warn("systemd is not told", "error", err)
+		}
+	}})
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancel(c.ctx)
+	defer cancel()
+	hup := make(chan os.Signal, 1)
+	signal.Notify(hup, syscall.SIGHUP)
+	defer signal.Stop(hup)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-hup:
+				s.Reload(ctx)
+			}
+		}
+	}()
+	err = s.Run(ctx)
+	cancel()
+	<-done
+	if stopErr := notify.Stopping(); stopErr != nil {
+		log.Warn("systemd is not told", "error", stopErr)
+	}
+	if err != nil {
+		return fmt.Errorf("serving: %w", err)
+	}
+	return nil
+}

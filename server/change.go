@@ -1,0 +1,196 @@
+package server
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/kerege/kerege/api"
+	"github.com/kerege/kerege/config"
+	"github.com/kerege/kerege/mesh"
+	"github.com/kerege/kerege/plan"
+	"github.com/kerege/kerege/xds/delta"
+)
+
+// plan is POST /v1/plan: what the files as they are on disk would change.
+func (s *Server) plan() (api.Plan, error) {
+	gen, _ := s.files.Current()
+	out := api.Plan{Generation: int(gen.Counter), Calls: []api.CallChange{}, Proxies: []api.ProxyChange{}, Files: s.files.Differs(),
+		Warnings: []api.Diagnostic{}, Diagnostics: []api.Diagnostic{}}
+	m, diags := config.Load(s.cfg.MeshPaths...)
+	old := s.hub.Snapshot()
+	if m != nil {
+		diags = append(diags, m.Unsupported...)
+		diags = append(diags, s.checkTrustDomain(m)...)
+		diags = append(diags, config.CatalogWarnings(m, instancesOf(old))...)
+	}
+	out.Warnings, out.Diagnostics = diagnostics(diags)
+	if len(out.Diagnostics) > 0 {
+		return out, nil
+	}
+	then, _ := old.With(m.Part())
+	calls, _ := plan.Changes(old, then, nil)
+	for _, c := range calls {
+		now, after := c.Now, c.Then
+		if c.Loses() {
+			after = "refused"
+		}
+		out.Calls = append(out.Calls, api.CallChange{From: string(c.From), To: string(c.To) + portSuffix(c.Port), Now: now, Then: after, Where: where(c.Pos)})
+	}
+	have, want, err := s.planner.setsFor(then)
+	if err != nil {
+		return out, err
+	}
+	out.Proxies = proxyChanges(have, want)
+	out.Changes = len(out.Files) > 0 || len(out.Calls) > 0 || len(out.Proxies) > 0
+	return out, nil
+}
+
+func portSuffix(port string) string {
+	if port == "" {
+		return ""
+	}
+	return ":" + port
+}
+
+func instancesOf(snap *mesh.Snapshot) []mesh.Instance {
+	var all []mesh.Instance
+	for _, name := range snap.Services() {
+		for _, in := range snap.Instances(name) {
+			all = append(all, *in)
+		}
+	}
+	return all
+}
+
+// diagnostics splits findings into warnings and what stops an apply.
+func diagnostics(all config.Diagnostics) (warnings, errs []api.Diagnostic) {
+	warnings, errs = []api.Diagnostic{}, []api.Diagnostic{}
+	for _, d := range all {
+		var text bytes.Buffer
+		if err := (config.Diagnostics{d}).WriteText(&text, false); err != nil {
+			fmt.Fprintln(&text, d.Message)
+		}
+		v := api.Diagnostic{Severity: string(d.Severity), Code: d.Code, Where: d.Position.String(), Summary: d.Message, Detail: d.Fix, Text: text.String()}
+		if d.Severity == config.Error {
+			errs = append(errs, v)
+		} else {
+			warnings = append(warnings, v)
+		}
+	}
+	return warnings, errs
+}
+
+// proxyChanges compares what proxies have with what they would be sent, byte for byte.
+func proxyChanges(have, want map[mesh.ProxyID]*delta.Set) []api.ProxyChange {
+	all := []api.ProxyChange{}
+	for id, now := range have {
+		was, is := flat(now), flat(want[id])
+		c := api.ProxyChange{Proxy: id.String(), Changed: []string{}, Removed: []string{}, Drains: []string{}}
+		for key, version := range is {
+			if was[key] == version {
+				continue
+			}
+			c.Changed = append(c.Changed, key)
+			if _, had := was[key]; had && strings.HasPrefix(key, "Listener ") {
+				c.Drains = append(c.Drains, strings.TrimPrefix(key, "Listener "))
+			}
+		}
+		for key := range was {
+			if _, stays := is[key]; !stays {
+				c.Removed = append(c.Removed, key)
+				if name, is := strings.CutPrefix(key, "Listener "); is {
+					c.Drains = append(c.Drains, name)
+				}
+			}
+		}
+		if len(c.Changed)+len(c.Removed) == 0 {
+			continue
+		}
+		slices.Sort(c.Changed)
+		slices.Sort(c.Removed)
+		slices.Sort(c.Drains)
+		all = append(all, c)
+	}
+	slices.SortFunc(all, func(a, b api.ProxyChange) int { return strings.Compare(a.Proxy, b.Proxy) })
+	return all
+}
+
+// flat is a set as "<type> <name>" to version.
+func flat(set *delta.Set) map[string]string {
+	out := map[string]string{}
+	if set == nil {
+		return out
+	}
+	for _, g := range set.Groups {
+		for _, r := range g.Resources {
+			out[shortType(r.Type)+" "+r.Name] = r.Version
+		}
+	}
+	return out
+}
+
+// acknowledgeWithin is how long apply waits for proxies before it answers with
+// how many have acknowledged.
+const acknowledgeWithin = 3 * time.Second
+
+// apply is POST /v1/apply: all files or none, then a while for the proxies.
+func (s *Server) apply(ctx context.Context) (api.Applied, error) {
+	began := s.now()
+	before, _ := s.files.Current()
+	diags, err := s.files.Apply(ctx)
+	if err != nil {
+		return api.Applied{}, err
+	}
+	out := api.Applied{Previous: int(before.Counter)}
+	out.Warnings, out.Diagnostics = diagnostics(diags)
+	if len(out.Diagnostics) > 0 {
+		out.Generation = out.Previous
+		return out, nil
+	}
+	if err := s.hub.Settle(ctx); err != nil {
+		return out, fmt.Errorf("waiting for the registry to take generation in: %w", err)
+	}
+	after, _ := s.files.Current()
+	out.Generation = int(after.Counter)
+	s.acknowledged(ctx, &out)
+	out.Seconds = s.now().Sub(began).Seconds()
+	s.log.Named("audit").Info("applied", "generation", out.Generation, "previous", out.Previous, "proxies", out.Proxies, "acknowledged", out.Acknowledged)
+	return out, nil
+}
+
+// acknowledged waits until every connected proxy has accepted what it should have.
+func (s *Server) acknowledged(ctx context.Context, out *api.Applied) {
+	s.planner.settle(ctx, s.hub.Snapshot())
+	deadline := s.now().Add(acknowledgeWithin)
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		all := s.proxies()
+		out.Proxies, out.Acknowledged = len(all), countsOf(all).Synced
+		if out.Acknowledged == out.Proxies || s.now().After(deadline) {
+			return
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
+}
+
+// Reload is what SIGHUP asks for: apply, with the findings in the log.
+func (s *Server) Reload(ctx context.Context) {
+	a, err := s.apply(ctx)
+	switch {
+	case err != nil:
+		s.log.Error("reload failed", "error", err)
+	case len(a.Diagnostics) > 0:
+		for _, d := range a.Diagnostics {
+			s.log.Error("the mesh files are refused; generation goes on", "where", d.Where, "what", d.Summary, "fix", d.Detail)
+		}
+	}
+}

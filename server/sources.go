@@ -1,0 +1,88 @@
+package server
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"google.golang.org/grpc"
+
+	"github.com/kerege/kerege/api"
+	keregev1 "github.com/kerege/kerege/api/kerege/v1"
+	"github.com/kerege/kerege/config"
+	"github.com/kerege/kerege/registry"
+	"github.com/kerege/kerege/registry/consul"
+)
+
+// sources are the registries that the settings name.
+func (s *Server) sources() ([]registry.Source, error) {
+	list := []registry.Source{s.files}
+	c := s.cfg.Consul
+	if c == nil {
+		return list, nil
+	}
+	for i, dc := range append([]string{c.Datacenter}, c.Datacenters...) {
+		opt := consulOptions(c, dc)
+		if i > 0 {
+			opt.Name = "consul/" + dc
+		}
+		opt.Wanted, opt.Logger = s.hub.Wanted, s.log.Named("consul")
+		src, err := consul.New(opt)
+		if err != nil {
+			return nil, fmt.Errorf("opening consul: %w", err)
+		}
+		list = append(list, src)
+	}
+	return list, nil
+}
+
+func consulOptions(c *config.Consul, datacenter string) consul.Options {
+	return consul.Options{
+		Name: "consul", Address: c.Address, Scheme: c.Scheme, Token: c.Token, TokenFile: c.TokenFile,
+		Datacenter: datacenter, Namespace: c.Namespace, Partition: c.Partition,
+		CAFile: c.CAFile, CAPath: c.CAPath, CertFile: c.CertFile, KeyFile: c.KeyFile,
+		TLSServerName: c.TLSServerName, SkipVerify: c.SkipVerify,
+	}
+}
+
+// registerNodes adds join, sign and node streams to the nodes' port.
+func (s *Server) registerNodes(g *grpc.Server) {
+	audit := s.log.Named("audit")
+	s.nodeStreams = &nodeServer{log: audit, admit: s.tokens, views: s.views, members: s.hub.Members(), table: s.nodes,
+		trustDomain: s.ca.TrustDomain(), now: s.now}
+	keregev1.RegisterJoinServer(g, &joinServer{log: audit, tokens: s.tokens, ca: s.ca, servers: s.servers, now: s.now})
+	keregev1.RegisterSignServer(g, &signServer{log: audit, admit: s.tokens, ca: s.ca, views: s.views})
+	keregev1.RegisterNodeServer(g, s.nodeStreams)
+}
+
+// nodeStatus is every host that has joined, connected or not, and what of it is in.
+func (s *Server) nodeStatus() []api.Node {
+	rows := map[string]*api.Node{}
+	for _, j := range s.tokens.Nodes() {
+		if j.Evicted || j.Banned != "" {
+			continue
+		}
+		rows[j.Name] = &api.Node{Name: j.Name, Since: j.Joined, Addresses: []string{}, Services: []string{}}
+	}
+	for _, n := range s.nodes.list() {
+		rows[n.Name] = &n
+	}
+	for _, row := range rows {
+		row.Services = []string{}
+	}
+	for _, m := range s.hub.Members().List() {
+		row := rows[m.Node]
+		if row == nil {
+			row = &api.Node{Name: m.Node, Addresses: []string{}}
+			rows[m.Node] = row
+		}
+		row.Services = append(row.Services, memberName(string(m.Service), m.Workload))
+	}
+	list := make([]api.Node, 0, len(rows))
+	for _, row := range rows {
+		slices.Sort(row.Services)
+		list = append(list, *row)
+	}
+	slices.SortFunc(list, func(a, b api.Node) int { return strings.Compare(a.Name, b.Name) })
+	return list
+}
