@@ -3,7 +3,6 @@ package plan
 import (
 	"cmp"
 	"maps"
-	"reflect"
 	"slices"
 
 	"github.com/kerege/kerege/mesh"
@@ -84,10 +83,7 @@ func compileProxy(v *View, u units, n Node) *Proxy {
 	for _, name := range visible(v, n) {
 		unit := u.upstream(name, "")
 		if slices.Contains(unit.from, string(n.ID.Service)) {
-			// Often what the route says of this caller comes to the same as for all.
-			if own := u.upstream(name, n.ID.Service); !reflect.DeepEqual(own.up, unit.up) {
-				unit = own
-			}
+			unit = u.upstream(name, n.ID.Service)
 		}
 		if unit.up != nil {
 			p.Outbound = append(p.Outbound, unit.up)

@@ -18,12 +18,12 @@ import (
 type Compiler struct {
 	snap    *mesh.Snapshot
 	units   map[unitID]*unit
-	readers map[mesh.Key]map[unitID]*unit
+	readers map[mesh.Key]map[*unit]struct{}
 }
 
 // NewCompiler starts without proxies. snap may be the empty snapshot.
 func NewCompiler(snap *mesh.Snapshot) *Compiler {
-	return &Compiler{snap: snap, units: map[unitID]*unit{}, readers: map[mesh.Key]map[unitID]*unit{}}
+	return &Compiler{snap: snap, units: map[unitID]*unit{}, readers: map[mesh.Key]map[*unit]struct{}{}}
 }
 
 // level orders units: a unit stands only on units of lower levels.
@@ -63,8 +63,8 @@ type unit struct {
 	problems []Problem
 
 	keys map[mesh.Key]struct{}
-	deps map[unitID]*unit
-	used map[unitID]*unit
+	deps map[*unit]struct{} // stands on
+	used map[*unit]struct{} // stood on by
 }
 
 // Add compiles a proxy and keeps its plan from now on. Adding it again with
@@ -104,7 +104,7 @@ func (c *Compiler) Proxy(id mesh.ProxyID) (*Proxy, []Problem) {
 		}
 		seen[u] = true
 		problems = append(problems, u.problems...)
-		for _, d := range u.deps {
+		for d := range u.deps {
 			visit(d)
 		}
 	}
@@ -132,20 +132,19 @@ func (c *Compiler) Snapshot() *mesh.Snapshot { return c.snap }
 // changed come back sorted.
 func (c *Compiler) Update(snap *mesh.Snapshot, changed []mesh.Key) (dirty []mesh.ProxyID) {
 	c.snap = snap
-	r := round{c: c, changes: map[unitID]*change{}}
+	r := round{c: c, changes: map[*unit]*change{}}
 	for _, k := range changed {
-		for id := range c.readers[k] {
-			r.at(id).reads = true
+		for u := range c.readers[k] {
+			r.at(u).reads = true
 		}
 	}
 	for l := range levels {
-		for _, id := range r.todo(l) {
-			u := c.units[id]
-			if u == nil {
+		for _, u := range r.todo(l) {
+			if c.units[u.id] != u {
 				continue // nobody stands on it any more
 			}
 			if r.refresh(u) && l == proxyUnit {
-				dirty = append(dirty, id.proxy)
+				dirty = append(dirty, u.id.proxy)
 			}
 		}
 	}
@@ -155,7 +154,7 @@ func (c *Compiler) Update(snap *mesh.Snapshot, changed []mesh.Key) (dirty []mesh
 // round is one Update.
 type round struct {
 	c       *Compiler
-	changes map[unitID]*change
+	changes map[*unit]*change
 }
 
 // change is why a unit may have to be made anew.
@@ -167,30 +166,30 @@ type change struct {
 	policies  map[*Policy]*Policy
 }
 
-func (r *round) at(id unitID) *change {
-	ch := r.changes[id]
+func (r *round) at(u *unit) *change {
+	ch := r.changes[u]
 	if ch == nil {
 		ch = &change{}
-		r.changes[id] = ch
+		r.changes[u] = ch
 	}
 	return ch
 }
 
-func (r *round) todo(l level) []unitID {
-	var list []unitID
-	for id := range r.changes {
-		if id.level == l {
-			list = append(list, id)
+func (r *round) todo(l level) []*unit {
+	var list []*unit
+	for u := range r.changes {
+		if u.id.level == l {
+			list = append(list, u)
 		}
 	}
-	slices.SortFunc(list, compareUnits)
+	slices.SortFunc(list, func(a, b *unit) int { return compareUnits(a.id, b.id) })
 	return list
 }
 
 // refresh makes a unit anew, tells those that stand on it, and says whether it differs.
 func (r *round) refresh(u *unit) bool {
 	was := *u
-	ch := r.changes[u.id]
+	ch := r.changes[u]
 	if u.id.level != proxyUnit || ch.reads || ch.shape {
 		r.c.evaluate(u)
 	} else {
@@ -212,20 +211,19 @@ func (r *round) refresh(u *unit) bool {
 	default:
 		return was.proxy != u.proxy
 	}
-	for id := range u.used {
-		r.at(id).add(id, &was, u)
+	for by := range u.used {
+		r.at(by).add(&was, u)
 	}
 	return true
 }
 
-// add notes that a unit under the one called by was replaced.
-func (ch *change) add(by unitID, was, is *unit) {
+// add notes that a unit under this one was replaced.
+func (ch *change) add(was, is *unit) {
 	switch is.id.level {
 	case upstreamsUnit:
-		// A proxy that the route names, now or before, may have to choose anew
-		// between the upstream for everybody and its own.
-		named := is.id.caller != "" || slices.Contains(is.upstream.from, string(by.proxy.Service))
-		if named || was.upstream.up == nil || is.upstream.up == nil {
+		// Where the route names other callers than before, a proxy may have to
+		// choose anew between the upstream for everybody and its own.
+		if was.upstream.up == nil || is.upstream.up == nil || !slices.Equal(was.upstream.from, is.upstream.from) {
 			ch.shape = true
 			return
 		}
@@ -276,7 +274,7 @@ func (u *unit) substitute(ch *change) {
 // evaluate makes a unit from the current snapshot and notes what it read.
 func (c *Compiler) evaluate(u *unit) {
 	v := NewView(c.snap)
-	e := &evaluation{c: c, deps: map[unitID]*unit{}}
+	e := &evaluation{c: c, deps: map[*unit]struct{}{}}
 	id := u.id
 	switch id.level {
 	case clustersUnit:
@@ -296,10 +294,10 @@ func (c *Compiler) evaluate(u *unit) {
 }
 
 // note replaces what a unit read and stands on, and drops what nobody stands on any more.
-func (c *Compiler) note(u *unit, keys map[mesh.Key]struct{}, deps map[unitID]*unit) {
+func (c *Compiler) note(u *unit, keys map[mesh.Key]struct{}, deps map[*unit]struct{}) {
 	for k := range u.keys {
 		if _, still := keys[k]; !still {
-			delete(c.readers[k], u.id)
+			delete(c.readers[k], u)
 			if len(c.readers[k]) == 0 {
 				delete(c.readers, k)
 			}
@@ -307,18 +305,18 @@ func (c *Compiler) note(u *unit, keys map[mesh.Key]struct{}, deps map[unitID]*un
 	}
 	for k := range keys {
 		if c.readers[k] == nil {
-			c.readers[k] = map[unitID]*unit{}
+			c.readers[k] = map[*unit]struct{}{}
 		}
-		c.readers[k][u.id] = u
+		c.readers[k][u] = struct{}{}
 	}
 	was := u.deps
 	u.keys, u.deps = keys, deps
-	for id, d := range deps {
-		d.used[u.id] = u
-		delete(was, id)
+	for d := range deps {
+		d.used[u] = struct{}{}
+		delete(was, d)
 	}
-	for _, d := range was {
-		delete(d.used, u.id)
+	for d := range was {
+		delete(d.used, u)
 		if len(d.used) == 0 {
 			c.drop(d)
 		}
@@ -326,7 +324,7 @@ func (c *Compiler) note(u *unit, keys map[mesh.Key]struct{}, deps map[unitID]*un
 }
 
 func (c *Compiler) create(id unitID) *unit {
-	u := &unit{id: id, used: map[unitID]*unit{}}
+	u := &unit{id: id, used: map[*unit]struct{}{}}
 	c.units[id] = u
 	return u
 }
@@ -339,7 +337,7 @@ func (c *Compiler) drop(u *unit) {
 // evaluation gives a unit the units it stands on, and notes them.
 type evaluation struct {
 	c    *Compiler
-	deps map[unitID]*unit
+	deps map[*unit]struct{}
 }
 
 func (e *evaluation) unit(id unitID) *unit {
@@ -348,7 +346,7 @@ func (e *evaluation) unit(id unitID) *unit {
 		u = e.c.create(id)
 		e.c.evaluate(u)
 	}
-	e.deps[id] = u
+	e.deps[u] = struct{}{}
 	return u
 }
 
