@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -19,7 +20,13 @@ import (
 // anyHTTP speaks HTTP/1.1 and HTTP/2 without TLS, upgrades, and tells which it was.
 func anyHTTP(t *testing.T) uint16 {
 	t.Helper()
+	return anyHTTPCounted(t, new(atomic.Int64))
+}
+
+func anyHTTPCounted(t *testing.T, n *atomic.Int64) uint16 {
+	t.Helper()
 	s := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		n.Add(1)
 		if r.Header.Get("Upgrade") == "websocket" {
 			c, buf, err := w.(http.Hijacker).Hijack()
 			if err != nil {
@@ -125,7 +132,8 @@ func TestPermissiveReachesBothKinds(t *testing.T) {
 	for _, protocol := range []mesh.Protocol{mesh.ProtocolHTTP, mesh.ProtocolHTTP2, mesh.ProtocolUnknown} {
 		t.Run("protocol "+string(protocol), func(t *testing.T) {
 			ports := freePorts(t, 2)
-			inside, bare := anyHTTP(t), anyHTTP(t)
+			inside, bare, n := anyHTTP(t), uint16(0), new(atomic.Int64)
+			bare = anyHTTPCounted(t, n)
 			policy := testPolicy("api", 8080, "web")
 			policy.Default, policy.Plaintext = mesh.ActionAllow, true
 			in := testInbound("api", ports[0], 8080, protocol, policy)
@@ -147,6 +155,9 @@ func TestPermissiveReachesBothKinds(t *testing.T) {
 				if err := speaks(client, ports[1], want); err != nil {
 					t.Fatal(err)
 				}
+			}
+			if n.Load() == 0 || n.Load() == 10 {
+				t.Errorf("the bare instance got %d of 10 calls", n.Load())
 			}
 			if n, err := api.admin.Stats(t.Context(), `ssl.handshake$`); err != nil || sum(n) == 0 {
 				t.Errorf("no call came by mTLS: %v %v", n, err)

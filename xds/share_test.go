@@ -113,7 +113,7 @@ func TestListenersChangeWithWhatTheyAreMadeOf(t *testing.T) {
 		"port":          func(p *plan.Proxy) { p.Inbound[0].Port++ },
 		"protocol":      func(p *plan.Proxy) { p.Inbound[0].Protocol = mesh.ProtocolTCP },
 		"mtls":          func(p *plan.Proxy) { p.Inbound[0].MTLS = mesh.MTLSPermissive },
-		"plaintext":     func(p *plan.Proxy) { p.Inbound[0].Policy.Plaintext, p.Inbound[0].MTLS = true, mesh.MTLSDisabled },
+		"plaintext":     func(p *plan.Proxy) { p.Inbound[0].Policy.Plaintext, p.Inbound[0].MTLS = true, mesh.MTLSPermissive },
 		"domain":        func(p *plan.Proxy) { p.Inbound[0].Policy.TrustDomain = "other.example" },
 	} {
 		p := testProxy("web", []*plan.Inbound{testInbound("web", 80, 80, mesh.ProtocolUnknown, testPolicy("web", 80, "edge"))})
