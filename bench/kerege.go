@@ -15,6 +15,7 @@ import (
 	"github.com/kerege/kerege/mesh"
 	"github.com/kerege/kerege/plan"
 	"github.com/kerege/kerege/registry"
+	consulsource "github.com/kerege/kerege/registry/consul"
 	"github.com/kerege/kerege/xds"
 	"github.com/kerege/kerege/xds/serve"
 )
@@ -32,13 +33,23 @@ type subject struct {
 	source    *memory
 }
 
-func runKerege(s shape) error {
+// runKerege serves from a registry in memory, or from the Consul at an address.
+func runKerege(s shape, consulAt string) error {
 	k := &subject{
 		hub: registry.New(registry.Options{}), translate: xds.NewTranslator(),
 		compiler: plan.NewCompiler(&mesh.Snapshot{}), waiting: map[mesh.ProxyID]plan.Node{}, source: newMemory(s),
 	}
 	if err := k.hub.Members().Put(members(s)...); err != nil {
 		return err
+	}
+	sources := []registry.Source{k.source}
+	if consulAt != "" {
+		k.source.silent = true
+		c, err := consulsource.New(consulsource.Options{Address: consulAt, Wanted: k.hub.Wanted})
+		if err != nil {
+			return err
+		}
+		sources = append(sources, c)
 	}
 	k.ads = serve.New(serve.Config{
 		MaxPending: 2 * s.P,
@@ -55,7 +66,7 @@ func runKerege(s shape) error {
 	ctx, cancel := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
 	hubErr := make(chan error, 1)
-	wg.Go(func() { hubErr <- k.hub.Run(ctx, k.source) })
+	wg.Go(func() { hubErr <- k.hub.Run(ctx, sources...) })
 	wg.Go(func() { k.follow(ctx) })
 	wg.Go(func() { _ = g.Serve(lis) })
 	select {
@@ -140,6 +151,7 @@ type memory struct {
 	shape   shape
 	changes chan mesh.Part
 	extra   map[int][]int
+	silent  bool // of the services: another registry has them
 }
 
 func newMemory(s shape) *memory {
@@ -160,7 +172,9 @@ func (m *memory) Watch(ctx context.Context, out chan<- mesh.Part) error {
 		}
 	}
 	for k := range m.shape.S {
-		send(m.part(k))
+		if !m.silent {
+			send(m.part(k))
+		}
 	}
 	for i := range m.shape.P {
 		send(mesh.Part{Source: "memory", Scope: proxyName(i), Instances: []mesh.Instance{{Service: mesh.ServiceName(proxyName(i)), ID: "1",

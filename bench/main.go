@@ -13,9 +13,9 @@ import (
 )
 
 type flags struct {
-	role, addr, ids, out, peer, consul, profile string
-	rounds, warmup                              int
-	shape                                       shape
+	role, addr, ids, out, peer, consul, profile, registry string
+	rounds, warmup                                        int
+	shape                                                 shape
 }
 
 func main() {
@@ -31,6 +31,7 @@ func main() {
 	flag.StringVar(&f.peer, "peer", "consul", "consul (its own xDS, limits off), consul-defaults, or none")
 	flag.StringVar(&f.consul, "consul", "", "the Consul binary; default: the pinned one in the cache")
 	flag.StringVar(&f.out, "out", "out/bench.json", "where the figures go")
+	flag.StringVar(&f.registry, "registry", "", "for the program's own processes")
 	flag.StringVar(&f.profile, "cpuprofile", "", "a file for the CPU profile of kerege's server")
 	flag.Parse()
 	var err error
@@ -44,7 +45,7 @@ func main() {
 	case "ads":
 		err = profiled(f.profile, func() error { return runADS(f.shape) })
 	case "kerege":
-		err = profiled(f.profile, func() error { return runKerege(f.shape) })
+		err = profiled(f.profile, func() error { return runKerege(f.shape, f.registry) })
 	default:
 		err = fmt.Errorf("unknown role %q", f.role)
 	}
@@ -76,35 +77,42 @@ func profiled(file string, f func() error) error {
 // run measures kerege and the floor in turns, then the peer.
 func run(f flags) error {
 	fmt.Printf("%s, %d rounds; %s\n", f.shape, f.rounds, time.Now().UTC().Format(time.RFC3339))
+	var ours []*contender
 	var results []*Result
-	floor, err := own("raw floor", "floor", f.shape)
-	if err != nil {
+	defer func() {
+		for _, c := range ours {
+			c.stop()
+		}
+	}()
+	starts := []func() (*contender, error){
+		func() (*contender, error) { return own("raw floor", "floor", f.shape) },
+		func() (*contender, error) { return own("kerege's ADS alone", "ads", f.shape) },
+		func() (*contender, error) { return own("kerege", "kerege", f.shape, "-cpuprofile", f.profile) },
+	}
+	if f.peer != "none" {
+		starts = append(starts, func() (*contender, error) { return keregeOnConsul("kerege, on Consul", f.binary(), f.shape) })
+	}
+	for _, start := range starts {
+		c, err := start()
+		if err != nil {
+			return err
+		}
+		ours = append(ours, c)
+		results = append(results, &c.result)
+	}
+	if err := rounds(f, ours...); err != nil {
 		return err
 	}
-	defer floor.stop()
-	kerege, err := own("kerege", "kerege", f.shape, "-cpuprofile", f.profile)
-	if err != nil {
-		return err
+	for _, c := range ours {
+		c.stop()
 	}
-	defer kerege.stop()
-	ads, err := own("kerege's ADS alone", "ads", f.shape)
-	if err != nil {
-		return err
-	}
-	defer ads.stop()
-	if err := rounds(f, floor, ads, kerege); err != nil {
-		return err
-	}
-	results = append(results, &floor.result, &ads.result, &kerege.result)
-	floor.stop()
-	ads.stop()
-	kerege.stop()
+	ours = nil
 	if f.peer != "none" {
 		peer, err := peerConsul(f.peer, f.binary(), f.peer == "consul", f.shape)
 		if err != nil {
 			return err
 		}
-		defer peer.stop()
+		ours = append(ours, peer)
 		if err := rounds(f, peer); err != nil {
 			return err
 		}
@@ -178,8 +186,8 @@ func report(results []*Result) {
 
 // notAlike says what the figures do not compare.
 const notAlike = `
-Not alike: the change of the floor and of kerege begins in the server's process (a part of its registry), that of Consul's own xDS with
-the HTTP write of its catalog. The floor and the ADS alone carry clusters and endpoints only; kerege also listeners, routes, policies and callers; Consul also
+Not alike: the change of the floor, of the ADS alone and of kerege begins in the server's process (a part of its registry), that of kerege on
+Consul and of Consul's own xDS with the HTTP write of the catalog; CPU of kerege on Consul is without Consul's. The floor and the ADS alone carry clusters and endpoints only; kerege also listeners, routes, policies and callers; Consul also
 listeners. All plaintext, servers and clients on the same cores.`
 
 func write(f flags, results []*Result) error {

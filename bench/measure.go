@@ -188,6 +188,30 @@ func own(name, role string, s shape, extra ...string) (*contender, error) {
 	return c, nil
 }
 
+// keregeOnConsul is kerege with a real Consul as its registry.
+func keregeOnConsul(name, binary string, s shape) (*contender, error) {
+	p, err := startConsul(binary, false)
+	if err != nil {
+		return nil, err
+	}
+	if err := p.fill(s, false); err != nil {
+		p.stop()
+		return nil, err
+	}
+	c, err := own(name, "kerege", s, "-registry", p.http)
+	if err != nil {
+		p.stop()
+		return nil, err
+	}
+	c.peer = p
+	c.add = func(service, n int) (int64, error) {
+		at := time.Now().UnixNano()
+		return at, p.register(service, n, false)
+	}
+	c.remove = p.deregister
+	return c, nil
+}
+
 // peerConsul is Consul with its own xDS.
 func peerConsul(name, binary string, limitsOff bool, s shape) (*contender, error) {
 	p, err := startConsul(binary, limitsOff)
