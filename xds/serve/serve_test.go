@@ -64,7 +64,7 @@ func newLab(t *testing.T, c Config) *lab {
 	l.s.Register(l.g)
 	served := make(chan struct{})
 	go func() { defer close(served); _ = l.g.Serve(l.lis) }()
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 90*time.Second)
 	l.ctx = ctx
 	t.Cleanup(func() {
 		cancel()

@@ -23,9 +23,8 @@ type Config struct {
 	// the stream with PermissionDenied.
 	Identify func(ctx context.Context, node *corev3.Node) (id string, err error)
 	// Opened and Closed tell of streams, one call at a time, in order. They must
-	// not block and must not call the Server, but for Set from another goroutine.
-	// left is how many streams of the proxy are open now; after 0 its set is
-	// forgotten.
+	// be quick and may call Set, nothing else of the Server. left is how many
+	// streams of the proxy are open now; after 0 its set is forgotten.
 	Opened func(id string, node *corev3.Node)
 	Closed func(id string, left int)
 
