@@ -106,7 +106,6 @@ type UpstreamPort struct {
 	// target elsewhere makes one cluster part of two upstreams; it is then the same pointer.
 	Clusters []*Cluster
 	Idle     time.Duration // mesh.None: none
-	Refused  bool          // the caller's right is lost or denied: reached all the same, the destination answers 403
 }
 
 // Weighted is a share of the calls.
