@@ -1,0 +1,58 @@
+package plan
+
+import (
+	"slices"
+	"testing"
+
+	"pgregory.net/rapid"
+
+	"github.com/kerege/kerege/mesh"
+	"github.com/kerege/kerege/policy"
+)
+
+// What a port's Policy says, judged alone, is what policy.Decide answers from
+// the intentions: for every call, and for who may open a connection.
+func TestPolicyIsDecide(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		file := mesh.Part{Source: "file", Intentions: []mesh.Intention{drawIntention(t, "api"), drawIntention(t, "*")},
+			Services: []mesh.ServiceConfig{{Name: "api", DefaultIntention: pick(t, []mesh.Action{"allow", "deny"}, "default"), Ports: []mesh.Port{
+				{Name: "http", Number: 80, Protocol: "http"}, {Name: "db", Number: 81, Protocol: "tcp"}, {Name: "any", Number: 82},
+			}}, {Name: "web"}, {Name: "users"}, {Name: "batch-a"}, {Name: "batch-b"}}}
+		snap, _ := mesh.Merge(file)
+		p, _ := Compile(NewView(snap), proxyOf("api"))
+		svc := snap.Service("api")
+		for _, in := range p.Inbound {
+			said := []*mesh.Intention{{Label: "*", Rules: slices.Concat(in.Policy.Allow, in.Policy.Deny)}}
+			for _, from := range []string{"", "api", "web", "users", "batch-a", "batch-b", "ghost"} {
+				req := policy.Request{To: "api", Port: in.Name, Method: "GET"}
+				if from != "" {
+					req.From = mesh.ServiceIdentity("kerege.local", mesh.ServiceName(from))
+				}
+				for _, path := range []string{"/v1/x", "/v2"} {
+					req.Path, req.HTTP = path, in.Protocol != mesh.ProtocolTCP
+					want := policy.Decide(snap.Intentions("api"), svc.DefaultIntention, req).Allowed
+					if got := policy.Decide(said, in.Policy.Default, req).Allowed; got != want {
+						t.Fatalf("port %s, %q %s: the policy says %v, Decide %v", in.Name, from, path, got, want)
+					}
+				}
+				req.HTTP = false
+				want := policy.Decide(snap.Intentions("api"), svc.DefaultIntention, req).Allowed
+				// Where a prefix decides, only the services that exist can be listed: a
+				// stranger is then refused, never admitted.
+				if got := opens(in.Policy, req.From); got != want && (got || from != "ghost") {
+					t.Fatalf("port %s: may %q open a connection? %v, Decide %v", in.Name, from, got, want)
+				}
+			}
+		}
+	})
+}
+
+func opens(p *Policy, id mesh.Identity) bool {
+	switch {
+	case id == (mesh.Identity{}):
+		return p.Plaintext
+	case p.AnyCaller:
+		return !slices.Contains(p.Deniers, id)
+	}
+	return slices.Contains(p.Callers, id)
+}
