@@ -19,7 +19,8 @@ import (
 // Options say what an Authority signs. Zero values are the defaults.
 type Options struct {
 	TrustDomain     string        // of every identity; one that differs from the state's is refused
-	LeafTTL         time.Duration // 24 h
+	LeafTTL         time.Duration // of services; 24 h
+	NodeTTL         time.Duration // of nodes; 30 times LeafTTL: a node outlasts servers that are away, and then renews the rest
 	IntermediateTTL time.Duration // 1 year
 	RootTTL         time.Duration // 10 years
 	Rate            int           // signatures a second in SignFor; 500
@@ -63,6 +64,7 @@ func Open(dir string, opt Options) (*Authority, error) {
 		return nil, fmt.Errorf("opening the CA: %w", err)
 	}
 	opt.LeafTTL = or(opt.LeafTTL, 24*time.Hour)
+	opt.NodeTTL = or(opt.NodeTTL, 30*opt.LeafTTL)
 	opt.IntermediateTTL = or(opt.IntermediateTTL, 365*24*time.Hour)
 	opt.RootTTL = or(opt.RootTTL, 3650*24*time.Hour)
 	opt.Rate = or(opt.Rate, 500)
@@ -98,7 +100,7 @@ func (a *Authority) Close() error { return a.lock.Close() }
 
 // Sign issues a certificate for id to the holder of the key in a certificate
 // request, and returns it and its issuers, DER, leaf first, without the root.
-// ttl 0, or one longer than the configured life of leaves, is that life. An error
+// ttl 0, or one longer than the configured life of such a certificate, is that life. An error
 // that wraps ErrSign is the asker's fault.
 func (a *Authority) Sign(csrDER []byte, id mesh.Identity, ttl time.Duration) ([][]byte, error) {
 	if again, err := mesh.ParseIdentity(id.String()); err != nil || again != id || id.TrustDomain != a.opt.TrustDomain {
@@ -119,8 +121,12 @@ func (a *Authority) issue(public any, id mesh.Identity, ttl time.Duration, hosts
 		return nil, fmt.Errorf("signing %s: the intermediate is valid from %s to %s and cannot be renewed: bring the root's key back, or set this host's clock right (it says %s)",
 			id, day(s.intermediate.cert.NotBefore), day(s.intermediate.cert.NotAfter), day(now))
 	}
-	if ttl <= 0 || ttl > a.opt.LeafTTL {
-		ttl = a.opt.LeafTTL
+	longest := a.opt.LeafTTL
+	if id.Kind == mesh.KindNodeIdentity {
+		longest = a.opt.NodeTTL
+	}
+	if ttl <= 0 || ttl > longest {
+		ttl = longest
 	}
 	leaf, err := s.intermediate.leaf(public, id, now, ttl, hosts)
 	if err != nil {

@@ -83,7 +83,7 @@ func TestTheNodesPort(t *testing.T) {
 		says string
 	}{
 		"another CA, same names": {certificate(t, other, node), 0, "unknown authority"},
-		"expired":                {old, 25 * time.Hour, "expired"},
+		"expired":                {old, 31 * 24 * time.Hour, "expired"},
 		"not yet valid":          {old, -3 * time.Minute, "not yet valid"},
 	} {
 		now := c.t
