@@ -1,6 +1,7 @@
 package registry
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"maps"
@@ -183,7 +184,7 @@ func (h *Hub) Waiting() string {
 	}
 	for _, s := range h.Status() {
 		if !s.Spoken {
-			return "waiting for " + s.Name + ": " + s.Err
+			return "waiting for " + s.Name + ": " + cmp.Or(s.Err, "it has not said all it knows yet")
 		}
 	}
 	return "waiting for the first snapshot"

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/hashicorp/consul/api"
+	"golang.org/x/time/rate"
 
 	"github.com/kerege/kerege/mesh"
 )
@@ -45,8 +46,10 @@ func (s *Source) list(ctx context.Context, out chan<- mesh.Part) {
 		s.place(ctx, &watching, out)
 		s.mark(ctx, out)
 		if got.state != mesh.SourceOK {
-			faults++
-			sleep(ctx, s.recovered(), pause(faults-1))
+			faults, index = faults+1, 0 // the next answer comes at once and says whether all is well
+			if sleep(ctx, s.recovered(), pause(faults-1)) {
+				faults = 1
+			}
 			continue
 		}
 		faults = 0
@@ -112,8 +115,13 @@ func (s *Source) take(got listing) {
 	}
 	if got.state == mesh.SourceOK {
 		s.listed = got.names
+		s.names.SetLimit(listRate(len(got.names)))
 	}
 }
+
+// listRate is how often a second the list may be asked for: ten times while it is
+// short, once when it is very long.
+func listRate(names int) rate.Limit { return rate.Limit(min(10, max(1, 5000/max(1, names)))) }
 
 // place gives watches to the services that are wanted, then to the others by
 // name, as far as there are; it stops those of services that are gone.

@@ -104,7 +104,7 @@ func New(opt Options) (*Source, error) {
 	}
 	return &Source{
 		opt: opt, log: opt.Logger, client: client, tr: tr, fresh: make(chan struct{}, freshAtOnce),
-		names: rate.NewLimiter(2, 3), turn: rate.NewLimiter(20, 20), services: map[string]*service{},
+		names: rate.NewLimiter(10, 3), turn: rate.NewLimiter(20, 20), services: map[string]*service{},
 		healed: make(chan struct{}), max: opt.MaxWatches, balance: make(chan struct{}, 1),
 	}, nil
 }
@@ -223,8 +223,8 @@ func (s *Source) recovered() <-chan struct{} {
 	return s.healed
 }
 
-// sleep waits for a time, for ctx, or for early.
-func sleep(ctx context.Context, early <-chan struct{}, d time.Duration) {
+// sleep waits for a time, for ctx, or for early, which it reports.
+func sleep(ctx context.Context, early <-chan struct{}, d time.Duration) (woken bool) {
 	t := time.NewTimer(d)
 	defer t.Stop()
 	select {
@@ -237,7 +237,9 @@ func sleep(ctx context.Context, early <-chan struct{}, d time.Duration) {
 		case <-ctx.Done():
 		case <-jitter.C:
 		}
+		return true
 	}
+	return false
 }
 
 // pause is how long to wait after n failures in a row.

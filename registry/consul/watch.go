@@ -39,8 +39,8 @@ func newService(name string) *service {
 func (s *Source) watch(ctx context.Context, svc *service, out chan<- mesh.Part) {
 	for ctx.Err() == nil {
 		wait := s.step(ctx, svc, out)
-		if wait > 0 {
-			sleep(ctx, s.recovered(), wait)
+		if wait > 0 && sleep(ctx, s.recovered(), wait) {
+			svc.faults = min(svc.faults, 1) // a Consul just back may fail once more: not for long
 		}
 	}
 }
