@@ -135,6 +135,7 @@ func (c *control) DeltaAggregatedResources(s discoveryv3.AggregatedDiscoveryServ
 	}()
 	subscribed := map[string]map[string]bool{}
 	sent := map[string]map[string]string{}
+	answered := map[string]bool{}
 	for {
 		c.mu.Lock()
 		changed, want := c.changed, c.want
@@ -159,7 +160,9 @@ func (c *control) DeltaAggregatedResources(s discoveryv3.AggregatedDiscoveryServ
 					delete(sent[kind], name)
 				}
 			}
-			if len(res.Resources)+len(res.RemovedResources) > 0 {
+			first := subscribed[kind]["*"] && !answered[kind]
+			if first || len(res.Resources)+len(res.RemovedResources) > 0 {
+				answered[kind] = true // also with nothing: Envoy waits for its first clusters and listeners
 				if err := s.Send(res); err != nil {
 					return err
 				}
