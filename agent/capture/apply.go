@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 )
 
 // target is one family's tables with what they should hold.
@@ -13,20 +14,24 @@ type target struct {
 	tables Tables
 	want   map[string][]string // root chain → rules
 	now    listing
+	enter  func(func() error) error // runs in the target's network namespace; nil: here
+	open   func(*target) error
+	index  int
 }
 
-func newTarget(family Family, t Tables, rules []Rule) (*target, error) {
-	lines, err := t.Listing()
+// read takes the tables as they are, and what of the rules they should hold.
+func (t *target) read(tables Tables, rules []Rule) error {
+	lines, err := tables.Listing()
 	if err != nil {
-		return nil, err
+		return err
 	}
-	out := &target{family: family, tables: t, want: map[string][]string{}, now: parseListing(lines)}
+	t.tables, t.now, t.want = tables, parseListing(lines), map[string][]string{}
 	for _, r := range rules {
-		if r.Family == family {
-			out.want[r.Chain] = append(out.want[r.Chain], strings.Join(r.Spec, " "))
+		if r.Family == t.family {
+			t.want[r.Chain] = append(t.want[r.Chain], strings.Join(r.Spec, " "))
 		}
 	}
-	return out, nil
+	return nil
 }
 
 // settled tells whether the listing is the plan, so that nothing need be written.
@@ -50,13 +55,28 @@ func apply(targets []*target, force bool) (changed bool, err error) {
 	}
 	steps := []func(*target) error{(*target).build, (*target).swap, (*target).hang, (*target).tidy}
 	for _, step := range steps {
-		for _, t := range todo {
-			if err := step(t); err != nil {
-				return true, err
-			}
+		if err := each(todo, step); err != nil {
+			return true, err
 		}
 	}
 	return len(todo) > 0, nil
+}
+
+// each takes one step in every family, at once where they can be entered apart.
+func each(targets []*target, step func(*target) error) error {
+	errs := make([]error, len(targets))
+	var wait sync.WaitGroup
+	for i, t := range targets {
+		if t.enter == nil {
+			if err := step(t); err != nil {
+				return err
+			}
+			continue
+		}
+		wait.Go(func() { errs[i] = t.enter(func() error { return step(t) }) })
+	}
+	wait.Wait()
+	return errors.Join(errs...)
 }
 
 // build makes the idle generation of each root chain, and reads it back.
@@ -131,6 +151,7 @@ func (t *target) hang() error {
 // tidy takes away what no longer counts: the old generation, a second jump,
 // rules that someone put behind ours.
 func (t *target) tidy() error {
+	var dead []string
 	for _, h := range hooks {
 		for n := h.jumps(t.now); n > 1; n-- {
 			if err := t.tables.Delete(h.builtin, "-j", h.root); err != nil {
@@ -145,10 +166,11 @@ func (t *target) tidy() error {
 			}
 		}
 		if old := h.other(h.idle(t.now)); t.now.has(old) {
-			if err := errors.Join(t.tables.ClearChain(old), t.tables.DeleteChain(old)); err != nil {
-				return fmt.Errorf("removing the old generation %s: %w", old, err)
-			}
+			dead = append(dead, old)
 		}
+	}
+	if err := t.tables.Discard(dead...); err != nil {
+		return fmt.Errorf("removing old generations: %w", err)
 	}
 	return nil
 }
@@ -169,23 +191,12 @@ func remove(t Tables) (changed bool, err error) {
 			}
 		}
 	}
-	// Roots before generations: a chain that something leads to cannot go.
-	for _, generations := range []bool{false, true} {
-		for _, chain := range now.ours() {
-			isRoot := slices.ContainsFunc(hooks, func(h hook) bool { return h.root == chain })
-			if isRoot == generations {
-				continue
-			}
-			changed = true
-			if len(now.chains[chain]) > 0 {
-				if err := t.ClearChain(chain); err != nil {
-					return changed, fmt.Errorf("emptying %s: %w", chain, err)
-				}
-			}
-			if err := t.DeleteChain(chain); err != nil {
-				return changed, fmt.Errorf("removing %s: %w", chain, err)
-			}
-		}
+	dead := now.ours()
+	if len(dead) == 0 {
+		return changed, nil
 	}
-	return changed, nil
+	if err := t.Discard(dead...); err != nil {
+		return true, fmt.Errorf("removing %s: %w", strings.Join(dead, ", "), err)
+	}
+	return true, nil
 }

@@ -7,8 +7,8 @@ import (
 )
 
 func bring(f *fake, c Config) (bool, error) {
-	t, err := newTarget(V4, f, Rules(c))
-	if err != nil {
+	t := &target{family: V4}
+	if err := t.read(f, Rules(c)); err != nil {
 		return false, err
 	}
 	return apply([]*target{t}, false)

@@ -34,7 +34,7 @@ func (f *fake) do(command, chain string, change func() error) error {
 		return errKilled
 	}
 	f.commands = append(f.commands, command)
-	if f.met(chain) && command[:2] != "-N" {
+	if f.met(chain) && command[:2] != "-N" && command[0] == '-' {
 		f.live = append(f.live, command)
 	}
 	err := change()
@@ -98,21 +98,28 @@ func (f *fake) ClearChain(chain string) error {
 	})
 }
 
-func (f *fake) DeleteChain(chain string) error {
-	return f.do("-X "+chain, chain, func() error {
-		if err := f.need(chain); err != nil {
-			return err
+func (f *fake) Discard(chains ...string) error {
+	for _, c := range chains {
+		if f.met(c) {
+			f.live = append(f.live, "discard "+c)
 		}
-		for at, rules := range f.chains {
-			if slices.Contains(rules, "-j "+chain) {
-				return fmt.Errorf("chain %s is used by %s", chain, at)
+	}
+	return f.do("discard "+strings.Join(chains, " "), "", func() error {
+		for _, c := range chains {
+			if err := f.need(c); err != nil {
+				return err
 			}
+			f.chains[c] = nil
 		}
-		if len(f.chains[chain]) > 0 {
-			return fmt.Errorf("chain %s is not empty", chain)
+		for _, c := range chains {
+			for at, rules := range f.chains {
+				if slices.Contains(rules, "-j "+c) {
+					return fmt.Errorf("chain %s is used by %s", c, at)
+				}
+			}
+			delete(f.chains, c)
+			f.order = slices.DeleteFunc(f.order, func(x string) bool { return x == c })
 		}
-		delete(f.chains, chain)
-		f.order = slices.DeleteFunc(f.order, func(c string) bool { return c == chain })
 		return nil
 	})
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os/exec"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -18,7 +19,7 @@ type Tables interface {
 	Listing() ([]string, error) // as iptables -S prints it
 	NewChain(chain string) error
 	ClearChain(chain string) error
-	DeleteChain(chain string) error
+	Discard(chains ...string) error // empties and deletes chains that only each other lead to, at once
 	Append(chain string, spec ...string) error
 	Insert(chain string, pos int, spec ...string) error
 	Replace(chain string, pos int, spec ...string) error
@@ -81,18 +82,25 @@ func newKernel(ctx context.Context, family Family, path string, wait Wait) (*ker
 const nat = "nat"
 
 func (k *kernel) Listing() ([]string, error) {
+	out, err := k.run("-S")
+	if err != nil {
+		return nil, err
+	}
+	return strings.Split(strings.TrimSpace(out), "\n"), nil
+}
+
+// run is for what go-iptables has no call for: to list a whole table, and to
+// empty a chain without trying to make it first.
+func (k *kernel) run(args ...string) (string, error) {
 	var out []byte
 	err := k.retry(func() error {
-		cmd := exec.CommandContext(k.ctx, k.path, "-t", nat, "-S", "--wait", strconv.Itoa(k.wait.seconds()))
+		cmd := exec.CommandContext(k.ctx, k.path, slices.Concat([]string{"-t", nat}, args, []string{"--wait", strconv.Itoa(k.wait.seconds())})...)
 		cmd.WaitDelay = time.Second
 		var err error
 		out, err = cmd.Output()
 		return said(cmd, err)
 	})
-	if err != nil {
-		return nil, err
-	}
-	return strings.Split(strings.TrimSpace(string(out)), "\n"), nil
+	return string(out), err
 }
 
 func (k *kernel) NewChain(chain string) error {
@@ -100,11 +108,30 @@ func (k *kernel) NewChain(chain string) error {
 }
 
 func (k *kernel) ClearChain(chain string) error {
-	return k.retry(func() error { return k.ipt.ClearChain(nat, chain) })
+	_, err := k.run("-F", chain)
+	return err
 }
 
-func (k *kernel) DeleteChain(chain string) error {
-	return k.retry(func() error { return k.ipt.DeleteChain(nat, chain) })
+// Discard is one transaction, for nft takes a grace period of the kernel (some
+// 15 ms) for each command that deletes.
+func (k *kernel) Discard(chains ...string) error {
+	if len(chains) == 0 {
+		return nil
+	}
+	var text strings.Builder
+	text.WriteString("*" + nat + "\n")
+	for _, option := range []string{"-F", "-X"} {
+		for _, c := range chains {
+			text.WriteString(option + " " + c + "\n")
+		}
+	}
+	text.WriteString("COMMIT\n")
+	return k.retry(func() error {
+		cmd := exec.CommandContext(k.ctx, k.path+"-restore", "--noflush", "--wait", strconv.Itoa(k.wait.seconds()))
+		cmd.Stdin, cmd.WaitDelay = strings.NewReader(text.String()), time.Second
+		_, err := cmd.Output()
+		return said(cmd, err)
+	})
 }
 
 func (k *kernel) Append(chain string, spec ...string) error {

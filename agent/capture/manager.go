@@ -1,0 +1,275 @@
+package capture
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"reflect"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+)
+
+// Options of a Manager. Zero values are the defaults.
+type Options struct {
+	StateDir string        // where capture.json is; needed
+	Log      hclog.Logger  // nil: none
+	Wait     Wait          // for the tables
+	Commands Commands      // which iptables
+	Every    time.Duration // between looks at the tables; 0 is 10 s
+	Dial     []string      // command that calls ProbeMain, needed to probe a slice: kerege capture dial
+}
+
+// Manager keeps one node's capture as it should be. Its methods may be called
+// from several goroutines, and from several processes on one StateDir.
+type Manager struct {
+	o       Options
+	file    stateFile
+	repairs atomic.Int64
+	poke    chan struct{}
+
+	mu       sync.Mutex
+	last     *state          // as last written or read: used when the file is lost
+	down     map[string]bool // workloads whose Envoy is gone, in bypass
+	backends map[string]Backend
+	lastErr  error
+	settled  bool // the tables were as they should be when last seen
+}
+
+// New makes a Manager. It touches nothing.
+func New(o Options) *Manager {
+	if o.Log == nil {
+		o.Log = hclog.NewNullLogger()
+	}
+	if o.Every <= 0 {
+		o.Every = 10 * time.Second
+	}
+	return &Manager{o: o, file: stateFile{o.StateDir}, poke: make(chan struct{}, 1), down: map[string]bool{}, backends: map[string]Backend{}}
+}
+
+// Applied is what Apply did.
+type Applied struct {
+	Changed  bool          `json:"changed"`
+	Took     time.Duration `json:"took"`
+	Deadline time.Time     `json:"deadline,omitzero"` // when it is undone unless confirmed; zero: it stays
+}
+
+// Stops is the error of a config that must not be applied: exit code 2.
+type Stops []Stop
+
+func (s Stops) Error() string {
+	var all []error
+	for _, stop := range s {
+		all = append(all, stop)
+	}
+	return errors.Join(all...).Error()
+}
+
+// Apply brings about c. With undo above zero a change undoes itself after that
+// time unless Confirm is called; Run, or Guard when this process is gone, sees
+// to it. Errors: Stops, *Pending (nothing was half done), or what failed, after
+// which the old rules stand.
+func (m *Manager) Apply(ctx context.Context, c Config, undo time.Duration) (Applied, error) {
+	begin := time.Now()
+	if stops := c.Check(); len(stops) > 0 {
+		return Applied{}, Stops(stops)
+	}
+	c = c.clone()
+	var out Applied
+	err := m.locked(func(s *state) error {
+		before := *s
+		if s.Config == nil || !same(*s.Config, c) {
+			if s.Deadline.IsZero() {
+				s.Previous = s.Config
+			}
+			s.Config = &c
+			if undo > 0 { // without, one that is armed stays so
+				s.Deadline = begin.Add(undo).Round(0)
+			}
+			if err := m.save(*s); err != nil {
+				*s = before
+				return fmt.Errorf("%w: nothing was changed, for what is not recorded cannot be undone", err)
+			}
+		}
+		changed, err := m.bring(ctx, s, false)
+		out = Applied{Changed: changed, Took: time.Since(begin), Deadline: s.Deadline}
+		var pending *Pending
+		if err != nil && !errors.As(err, &pending) {
+			return m.takeBack(ctx, s, before, err)
+		}
+		// What is pending stays wanted: Run tries again.
+		m.settled = err == nil
+		return errors.Join(err, m.save(*s))
+	})
+	m.wake()
+	return out, err
+}
+
+func same(a, b Config) bool {
+	x, errX := json.Marshal(a)
+	y, errY := json.Marshal(b)
+	return errX == nil && errY == nil && bytes.Equal(x, y)
+}
+
+// takeBack returns to what was recorded before a failed apply.
+func (m *Manager) takeBack(ctx context.Context, s *state, before state, err error) error {
+	s.Config, s.Previous, s.Deadline = before.Config, before.Previous, before.Deadline
+	_, again := m.bring(context.WithoutCancel(ctx), s, false)
+	if again != nil {
+		m.o.Log.Error("taking back a failed apply", "error", again)
+	}
+	return errors.Join(err, m.save(*s))
+}
+
+// Confirm makes an applied capture stay.
+func (m *Manager) Confirm(context.Context) error {
+	err := m.locked(func(s *state) error {
+		if s.Config == nil {
+			return errors.New("confirming the capture: nothing is captured (it may have undone itself): kerege capture apply")
+		}
+		s.Deadline, s.Previous = time.Time{}, nil
+		return m.save(*s)
+	})
+	m.wake()
+	return err
+}
+
+// Remove takes out all that is ours, in every namespace that is known, and in
+// this one whatever the record says. It is always safe.
+func (m *Manager) Remove(ctx context.Context) (changed bool, err error) {
+	err = m.locked(func(s *state) error {
+		changed, err = m.removeAll(ctx, s)
+		return err
+	})
+	m.wake()
+	return changed, err
+}
+
+func (m *Manager) removeAll(ctx context.Context, s *state) (changed bool, err error) {
+	known := *s
+	s.Config, s.Previous, s.Deadline = nil, nil, time.Time{}
+	changed, err = m.clean(ctx, &known)
+	if err != nil {
+		return changed, err
+	}
+	s.Backends, s.Cgroups, m.settled = nil, nil, false
+	if saved := m.save(*s); saved != nil {
+		m.o.Log.Error("recording the removal", "error", saved)
+	}
+	return changed, nil
+}
+
+// SetDNS turns the jump of port 53 on or off.
+func (m *Manager) SetDNS(ctx context.Context, on bool) error {
+	return m.alter(ctx, func(c *Config) { c.DNS = on })
+}
+
+// SetDown says that a workload's Envoy is gone, or back. Where Bypass is set its
+// rules go, and come back; else they stay, and its calls are refused.
+func (m *Manager) SetDown(ctx context.Context, workload string, down bool) error {
+	m.mu.Lock()
+	m.down[workload] = down
+	m.mu.Unlock()
+	return m.alter(ctx, func(*Config) {})
+}
+
+func (m *Manager) alter(ctx context.Context, change func(*Config)) error {
+	return m.locked(func(s *state) error {
+		if s.Config == nil {
+			return nil
+		}
+		c := s.Config.clone()
+		change(&c)
+		s.Config = &c
+		if s.Previous != nil {
+			p := s.Previous.clone()
+			change(&p)
+			s.Previous = &p
+		}
+		if err := m.save(*s); err != nil {
+			m.o.Log.Error("recording a change of the capture", "error", err)
+		}
+		_, err := m.bring(ctx, s, false)
+		m.settled = err == nil
+		return errors.Join(err, m.save(*s))
+	})
+}
+
+// Repairs counts how often the tables were not as they should be and were mended.
+func (m *Manager) Repairs() int64 { return m.repairs.Load() }
+
+// locked runs do with the record, alone among all processes.
+func (m *Manager) locked(do func(*state) error) error {
+	unlock, err := m.file.lock()
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	s, err := m.file.load()
+	switch {
+	case err == nil:
+	case m.last != nil:
+		m.o.Log.Error("the capture's record is lost, going on from memory", "error", err)
+		s = *m.last
+	case errors.Is(err, fs.ErrNotExist):
+	default:
+		m.o.Log.Error("starting without a record", "error", err)
+	}
+	s.Backends, s.Cgroups = maps.Clone(s.Backends), maps.Clone(s.Cgroups)
+	err = do(&s)
+	m.lastErr = err
+	return err
+}
+
+func (m *Manager) save(s state) error {
+	if m.last != nil && reflect.DeepEqual(*m.last, s) {
+		return nil
+	}
+	if err := m.file.save(s); err != nil {
+		return err
+	}
+	s.Backends, s.Cgroups = maps.Clone(s.Backends), maps.Clone(s.Cgroups)
+	m.last = &s
+	return nil
+}
+
+// effective is the config with the workloads marked that are gone around.
+func (m *Manager) effective(c *Config) Config {
+	if c == nil {
+		return Config{}
+	}
+	out := c.clone()
+	for i := range out.Workloads {
+		w := &out.Workloads[i]
+		w.down = w.Bypass && m.down[w.Name]
+	}
+	return out
+}
+
+func (m *Manager) wake() {
+	select {
+	case m.poke <- struct{}{}:
+	default:
+	}
+}
+
+// spaces are the namespaces of the record and of the config.
+func spaces(s *state, c Config) []string {
+	all := c.namespaces()
+	for netns := range s.Backends {
+		if !slices.Contains(all, netns) {
+			all = append(all, netns)
+		}
+	}
+	slices.Sort(all)
+	return all
+}

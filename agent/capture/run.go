@@ -1,0 +1,77 @@
+package capture
+
+import (
+	"context"
+	"errors"
+	"time"
+)
+
+// Run looks after the capture until ctx ends: it mends what other programs
+// flushed, tries again what is pending, and undoes what nobody confirmed. It
+// leaves everything as it is when it ends.
+func (m *Manager) Run(ctx context.Context) error {
+	me := thisProcess()
+	err := m.locked(func(s *state) error {
+		s.Agent = me
+		return m.save(*s)
+	})
+	if err != nil {
+		m.o.Log.Error("recording who looks after the capture", "error", err)
+	}
+	for {
+		wait := m.tick(ctx)
+		timer := time.NewTimer(wait)
+		select {
+		case <-ctx.Done():
+			timer.Stop()
+			return nil
+		case <-m.poke:
+			timer.Stop()
+		case <-timer.C:
+		}
+	}
+}
+
+// tick is one look, and tells how long until the next.
+func (m *Manager) tick(ctx context.Context) (wait time.Duration) {
+	wait = m.o.Every
+	err := m.locked(func(s *state) error {
+		if s.Config == nil {
+			return nil
+		}
+		if !s.Deadline.IsZero() && !time.Now().Before(s.Deadline) {
+			return m.undo(ctx, s)
+		}
+		wasSettled := m.settled
+		changed, err := m.bring(ctx, s, false)
+		m.settled = err == nil
+		if changed && wasSettled && err == nil {
+			m.repairs.Add(1)
+			m.o.Log.Warn("another program changed the rules; they are back", "repairs", m.repairs.Load())
+		}
+		if !s.Deadline.IsZero() {
+			wait = min(wait, max(time.Until(s.Deadline), 10*time.Millisecond))
+		}
+		return errors.Join(err, m.save(*s))
+	})
+	if err != nil && ctx.Err() == nil {
+		m.o.Log.Error("looking after the capture", "error", err)
+		var pending *Pending
+		if errors.As(err, &pending) {
+			wait = min(wait, time.Second)
+		}
+	}
+	return wait
+}
+
+// undo goes back to what was confirmed before; to nothing if nothing was.
+func (m *Manager) undo(ctx context.Context, s *state) error {
+	m.o.Log.Warn("nobody confirmed the capture: it is undone")
+	if s.Previous == nil {
+		_, err := m.removeAll(ctx, s)
+		return err
+	}
+	s.Config, s.Previous, s.Deadline = s.Previous, nil, time.Time{}
+	_, err := m.bring(ctx, s, false)
+	return errors.Join(err, m.save(*s))
+}
