@@ -68,7 +68,7 @@ func (w *writer) outbound(p *plan.Proxy) *listenerv3.Listener {
 		DestinationPort: u32(uint32(port)),
 		PrefixRanges:    ranges(netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("::1/128")),
 	}}
-	unknown := w.refusal("unknown-service", 403, missingIntention(p.Outside.Caller))
+	unknown := w.refusal("unknown-service", 403, missingIntention(p.Outside.Caller, ""))
 	unknown.FilterChainMatch.PrefixRanges = ranges(virtual...)
 	unknownToo := proto.Clone(unknown).(*listenerv3.FilterChain)
 	unknownToo.Name += "-on-capture-port" // a port that one chain names is looked up among such chains only
@@ -94,13 +94,17 @@ func ranges(ps ...netip.Prefix) []*corev3.CidrRange {
 	return out
 }
 
-// missingIntention is what a caller reads that no intention lets through. The
-// name it asked for stands in the Host header.
-func missingIntention(caller mesh.ServiceName) string {
-	who := escape(string(caller))
-	return "kerege: " + who + " may not call %REQ(:AUTHORITY)%: no intention names it as a caller there, or there is no such service.\n" +
-		"What would allow it, with the destination's name as the label:\n\n" +
-		"intention \"DESTINATION\" {\n  allow {\n    from = [\"" + who + "\"]\n  }\n}\n"
+// missingIntention is what a caller reads that no intention lets through. Behind
+// a virtual address the destination is only known by the name in the Host header.
+func missingIntention(caller, destination mesh.ServiceName) string {
+	who, what, label := escape(string(caller)), "%REQ(:AUTHORITY)%", "DESTINATION"
+	hint := "What would allow it, with the destination's name as the label:\n\n"
+	if destination != "" {
+		what, label = escape(string(destination)), escape(string(destination))
+		hint = "What would allow it:\n\n"
+	}
+	return "kerege: " + who + " may not call " + what + ": no intention names it as a caller there, or there is no such service.\n" + hint +
+		"intention \"" + label + "\" {\n  allow {\n    from = [\"" + who + "\"]\n  }\n}\n"
 }
 
 func outsideRefused(caller mesh.ServiceName) string {
@@ -191,7 +195,7 @@ func (w *writer) tcpProxyTo(stat string, to []plan.Weighted, idle time.Duration)
 
 // refusedListener stands at a loopback port whose service the caller may not see.
 func (w *writer) refusedListener(p *plan.Proxy, e plan.Explicit) *listenerv3.Listener {
-	chain := w.refusal("unknown-service", 403, missingIntention(p.Outside.Caller))
+	chain := w.refusal("unknown-service", 403, missingIntention(p.Outside.Caller, e.Service))
 	return listener(upstreamName(e.Service, e.Port), loopback(e.LocalPort), chain)
 }
 
