@@ -91,9 +91,11 @@ func TestKilledAtEveryCommand(t *testing.T) {
 				t.Errorf("at %d: inbound, neither old nor new: %q", at, got)
 			}
 			r.m = New(r.o) // the next start
-			r.m.tick(context.Background())
-			if a := r.apply(now); a.Changed && points > 4 && at > 6 {
-				t.Errorf("at %d: the look of the next start did not converge", at)
+			for range 3 {  // a command of the killed process may still be on its way
+				r.m.tick(context.Background())
+			}
+			if a := r.apply(now); a.Changed && at > 6 { // before that, nothing of it was recorded
+				t.Errorf("at %d: the next start did not converge", at)
 			}
 			r.expect("", uidApi, outIP+":9000", "out15011 "+outIP+":9000")
 			if _, err := r.m.Remove(context.Background()); err != nil {
@@ -199,6 +201,7 @@ func TestAgentKilled(t *testing.T) {
 		// Run records the agent once it has begun.
 		until(t, "the record", func() bool { s, _ := r.m.file.load(); return s.Agent.alive() })
 		guard := r.role("guard", r.words(slim{r.o.StateDir, r.o.Commands}))
+		guard.Stderr = os.Stdout
 		alive, err := guard.StdinPipe()
 		if err != nil {
 			t.Fatal(err)

@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"os"
 	"time"
+
+	"github.com/hashicorp/go-hclog"
 )
 
 // roleMain is this test binary as another program.
@@ -43,6 +45,7 @@ func roleMain(role string, args []string) int {
 		}
 	case "guard":
 		read(args[0], &o)
+		o.Log = hclog.New(&hclog.LoggerOptions{Output: os.Stderr})
 		err = Guard(ctx, o, os.Stdin)
 	default:
 		err = fmt.Errorf("no role %q", role)

@@ -56,10 +56,7 @@ func (m *Manager) tick(ctx context.Context) (wait time.Duration) {
 	})
 	if err != nil && ctx.Err() == nil {
 		m.o.Log.Error("looking after the capture", "error", err)
-		var pending *Pending
-		if errors.As(err, &pending) {
-			wait = min(wait, time.Second)
-		}
+		wait = min(wait, time.Second)
 	}
 	return wait
 }
