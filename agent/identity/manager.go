@@ -246,20 +246,23 @@ type Source struct {
 	w Workload
 }
 
-// Source of one workload's secrets, for agent/sds.
-func (m *Manager) Source(w Workload) Source { return Source{m, w} }
+// Source of one workload's secrets, for agent/sds. It is wanted from here on, and
+// has nothing more after Forget.
+func (m *Manager) Source(w Workload) Source {
+	m.Want(w)
+	return Source{m, w}
+}
 
 // Secrets are the workload's chain, key and the trusted roots as PEM, all empty
 // where there is no identity yet; changed is closed once they are others.
 func (s Source) Secrets() (chain, key, bundle []byte, changed <-chan struct{}) {
-	s.m.Want(s.w)
 	s.m.mu.Lock()
 	defer s.m.mu.Unlock()
 	e := s.m.held[s.w]
-	if e == nil || e.svid == nil {
-		if e == nil {
-			return nil, nil, nil, nil
-		}
+	switch {
+	case e == nil:
+		return nil, nil, nil, nil
+	case e.svid == nil:
 		return nil, nil, nil, e.changed
 	}
 	return e.svid.ChainPEM(), e.svid.KeyPEM(), s.m.mesh.Bundle, e.changed
