@@ -166,10 +166,34 @@ func (p *Proc) Pid() int { return p.cmd.Process.Pid }
 // Signal sends to the program alone.
 func (p *Proc) Signal(s syscall.Signal) error { return p.cmd.Process.Signal(s) }
 
-// Kill ends the program and its children at once and waits for it.
+// Kill ends the program and all its descendants at once and waits for it.
 func (p *Proc) Kill() {
+	tree := descendants(p.cmd.Process.Pid)
 	syscall.Kill(-p.cmd.Process.Pid, syscall.SIGKILL)
+	for _, pid := range tree {
+		syscall.Kill(pid, syscall.SIGKILL)
+	}
 	<-p.done
+}
+
+// descendants lists a process's children, and theirs.
+func descendants(pid int) (all []int) {
+	tasks, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", pid))
+	if err != nil {
+		return nil
+	}
+	for _, file := range tasks {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			continue // it ended meanwhile
+		}
+		for _, field := range strings.Fields(string(text)) {
+			if child, err := strconv.Atoi(field); err == nil {
+				all = append(append(all, child), descendants(child)...)
+			}
+		}
+	}
+	return all
 }
 
 // Stop asks with SIGTERM, and kills after the given time.
