@@ -69,7 +69,7 @@ func (s *Socket) Accept() (net.Conn, error) {
 		if err != nil {
 			return nil, err
 		}
-		uid, pid, err := peer(c)
+		uid, pid, err := Peer(c)
 		if err == nil && slices.Contains(s.peers, uid) {
 			return c, nil
 		}
@@ -78,8 +78,9 @@ func (s *Socket) Accept() (net.Conn, error) {
 	}
 }
 
-// peer asks the kernel who is at the other end.
-func peer(c *net.UnixConn) (uid, pid int, err error) {
+// Peer asks the kernel who is at the other end: user and process, as they were
+// when the connection was made.
+func Peer(c *net.UnixConn) (uid, pid int, err error) {
 	raw, err := c.SyscallConn()
 	if err != nil {
 		return -1, 0, fmt.Errorf("asking for a peer's credentials: %w", err)

@@ -1,0 +1,114 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+
+	"github.com/kerege/kerege/agent/capture"
+	"github.com/kerege/kerege/agent/dns"
+	"github.com/kerege/kerege/api"
+)
+
+// resolver is dns.Server.
+type resolver interface {
+	SetNames([]dns.Name)
+	Serve(net.PacketConn, net.Listener)
+	Close()
+}
+
+// startDNS answers the names that are known, from disk where no server answers.
+func (a *Agent) startDNS(context.Context) (func(), error) {
+	if !a.cfg.DNS.Enabled || a.opt.Explicit != nil {
+		return func() {}, nil
+	}
+	dc := ""
+	if a.cfg.Consul != nil {
+		dc = a.cfg.Consul.Datacenter
+	}
+	s := dns.New(dns.Options{Address: a.cfg.DNS.Address, Domain: a.cfg.DNS.Domain, Datacenter: dc, Upstreams: a.cfg.DNS.Upstreams, Logger: a.log.Named("dns")})
+	if err := s.Start(); err != nil {
+		return nil, err
+	}
+	a.mu.Lock()
+	a.resolver, a.named, a.spaces = s, nil, map[string]bool{}
+	a.mu.Unlock()
+	a.answerNames()
+	return func() {
+		a.mu.Lock()
+		a.resolver = nil
+		a.mu.Unlock()
+		s.Close()
+	}, nil
+}
+
+// answerNames brings the resolver in step with the names that are known, and
+// opens it in each workload's network namespace.
+func (a *Agent) answerNames() {
+	var list []name
+	a.memory.look(func(s *state) { list = s.Names })
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.resolver == nil {
+		return
+	}
+	for _, w := range a.workloads {
+		if n := w.who.netns; n != "" && !a.spaces[n] {
+			if err := a.resolveIn(n); err != nil {
+				a.log.Warn("names are not answered in a network namespace yet", "netns", n, "error", err)
+				continue
+			}
+			a.spaces[n] = true
+		}
+	}
+	if slices.Equal(list, a.named) && a.named != nil {
+		return
+	}
+	out := make([]dns.Name, 0, len(list))
+	for _, n := range list {
+		x := dns.Name{Service: n.Service, Consul: n.Consul}
+		x.V4, _ = netip.ParseAddr(n.V4) // an invalid one is no record
+		x.V6, _ = netip.ParseAddr(n.V6)
+		out = append(out, x)
+	}
+	a.resolver.SetNames(out)
+	a.named = append([]name{}, list...)
+	a.log.Debug("names", "count", len(out))
+}
+
+// resolveIn opens the resolver's sockets in a network namespace; mu is held.
+func (a *Agent) resolveIn(netns string) error {
+	var packets net.PacketConn
+	var streams net.Listener
+	err := capture.InNamespace(netns, func() (err error) {
+		if packets, err = net.ListenPacket("udp", a.cfg.DNS.Address); err != nil {
+			return err
+		}
+		if streams, err = net.Listen("tcp", a.cfg.DNS.Address); err != nil {
+			packets.Close()
+		}
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("serving DNS in %s: %w", netns, err)
+	}
+	a.resolver.Serve(packets, streams)
+	return nil
+}
+
+// Names are the mesh names that this node answers, sorted as the servers said them.
+func (a *Agent) Names() []api.AgentName {
+	out := []api.AgentName{}
+	a.memory.look(func(s *state) {
+		for _, n := range s.Names {
+			x := api.AgentName{Name: n.Service + "." + a.cfg.DNS.Domain, V4: n.V4, V6: n.V6}
+			if n.Consul {
+				x.Also = []string{n.Service + ".service.consul"}
+			}
+			out = append(out, x)
+		}
+	})
+	return out
+}
