@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -35,6 +36,31 @@ func TestEnvoyAcceptsEveryCase(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			cmd := exec.Command("/proc/self/exe", "-test.run=^TestEnvoyAcceptsEveryCase$", "-test.v")
 			cmd.Env = append(os.Environ(), "KR_XDS_CASE="+name)
+			cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET}
+			if out, err := cmd.CombinedOutput(); err != nil {
+				t.Errorf("%v\n%s", err, out)
+			}
+		})
+	}
+}
+
+// The same for what a user can write.
+func TestEnvoyAcceptsTheLanguage(t *testing.T) {
+	if inside := os.Getenv("KR_XDS_FILE"); inside != "" {
+		sh(t, "ip link set lo up")
+		ca := newTestCA(t)
+		plans := languagePlans(t, inside, ca.pem)
+		name := sortedKeys(plans)[0]
+		if len(plans[name].Outbound) == 0 {
+			t.Errorf("%s calls nobody", name)
+		}
+		startEnvoy(t, ca, plans[name]).clean(t)
+		return
+	}
+	for _, path := range languageFiles(t) {
+		t.Run(filepath.Base(path), func(t *testing.T) {
+			cmd := exec.Command("/proc/self/exe", "-test.run=^TestEnvoyAcceptsTheLanguage$", "-test.v")
+			cmd.Env = append(os.Environ(), "KR_XDS_FILE="+path)
 			cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET}
 			if out, err := cmd.CombinedOutput(); err != nil {
 				t.Errorf("%v\n%s", err, out)
