@@ -315,23 +315,48 @@ func TestNarrowedToken(t *testing.T) {
 // A9: a loss is believed only when a consistent read says the same.
 func TestALossIsConfirmed(t *testing.T) {
 	t.Parallel()
-	m, e := started(t)
+	for left := range 3 {
+		t.Run(fmt.Sprint(left), func(t *testing.T) {
+			t.Parallel()
+			m, e := started(t)
+			m.Script(func(w http.ResponseWriter, r *http.Request) bool {
+				if !strings.HasSuffix(r.URL.Path, "/api") {
+					return false
+				}
+				mockconsul.Headers(w, 50)
+				if r.URL.Query().Has("consistent") {
+					mockconsul.Write(w, entries("api", 3)) // the leader still has them
+				} else {
+					mockconsul.Write(w, append([]*api.ServiceEntry{}, entries("api", left)...))
+				}
+				return true
+			})
+			stays(t, 2*time.Second, "three instances", func() bool { return e.count("api") == 3 })
+			m.Script(nil)
+			m.Set("api", entries("api", left)...)
+			within(t, 20*time.Second, "a confirmed loss", func() bool { return e.count("api") == left })
+		})
+	}
+}
+
+func TestAFirstAnswerThatIsEmptyIsConfirmed(t *testing.T) {
+	t.Parallel()
+	m := mockconsul.New()
+	t.Cleanup(m.Close)
+	m.Set("api", entries("api", 3)...)
 	m.Script(func(w http.ResponseWriter, r *http.Request) bool {
-		if !strings.HasSuffix(r.URL.Path, "/api") {
+		if !service(r) || r.URL.Query().Has("consistent") || r.URL.Query().Has("index") {
 			return false
 		}
-		mockconsul.Headers(w, 50)
-		if r.URL.Query().Has("consistent") {
-			mockconsul.Write(w, entries("api", 3)) // the leader still has them
-		} else {
-			mockconsul.Write(w, []string{})
-		}
+		mockconsul.Headers(w, 11)
+		mockconsul.Write(w, []string{})
 		return true
 	})
-	stays(t, 2*time.Second, "three instances", func() bool { return e.count("api") == 3 })
-	m.Script(nil)
-	m.Set("api")
-	within(t, 20*time.Second, "a confirmed loss", func() bool { return e.count("api") == 0 })
+	e := listen(t, consul.Options{Address: m.URL})
+	within(t, 5*time.Second, "the first word", e.complete)
+	if e.count("api") != 3 || e.said() != 2 {
+		t.Errorf("%d instances after %d parts", e.count("api"), e.said())
+	}
 }
 
 // A16: answers that cannot be read.

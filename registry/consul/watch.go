@@ -60,7 +60,7 @@ func (s *Source) step(ctx context.Context, svc *service, out chan<- mesh.Part) t
 		q.WaitIndex, q.WaitTime = svc.index, max(time.Until(svc.reread), time.Second)
 	}
 	got, index, v := s.ask(ctx, svc.name, q)
-	if v.state == mesh.SourceOK && !full && s.shrinks(svc, got) || v.state == mesh.SourceOK && len(got) == 0 && !q.RequireConsistent && !s.knownEmpty(svc) {
+	if v.state == mesh.SourceOK && !q.RequireConsistent && s.loses(svc, got) {
 		got, _, v = s.ask(ctx, svc.name, &api.QueryOptions{RequireConsistent: true})
 	}
 	if ctx.Err() != nil {
@@ -160,10 +160,14 @@ type place struct {
 	addr     netip.AddrPort
 }
 
-// shrinks says whether an answer lacks an instance that the hub has.
-func (s *Source) shrinks(svc *service, got []mesh.Instance) bool {
+// loses says whether an answer lacks an instance that the hub has, or is the
+// first to say that there is none.
+func (s *Source) loses(svc *service, got []mesh.Instance) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if len(got) == 0 {
+		return !svc.spoke || len(svc.said) > 0
+	}
 	have := make(map[place]bool, len(got))
 	for _, in := range got {
 		have[place{in.Node, in.ID, in.Addr}] = true
@@ -174,12 +178,6 @@ func (s *Source) shrinks(svc *service, got []mesh.Instance) bool {
 		}
 	}
 	return false
-}
-
-func (s *Source) knownEmpty(svc *service) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return svc.spoke && len(svc.said) == 0
 }
 
 // say reports what is new and says whether anything was.
