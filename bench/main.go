@@ -94,6 +94,9 @@ func run(f flags) error {
 	}
 	for _, start := range starts {
 		c, err := start()
+		if err == nil {
+			fmt.Fprintf(os.Stderr, "%s is up: all streams in %s\n", c.name, c.result.ColdStart.Round(time.Millisecond))
+		}
 		if err != nil {
 			return err
 		}
@@ -108,6 +111,7 @@ func run(f flags) error {
 	}
 	ours = nil
 	if f.peer != "none" {
+		fmt.Fprintf(os.Stderr, "now %s with its own xDS; this takes minutes\n", f.peer)
 		peer, err := peerConsul(f.peer, f.binary(), f.peer == "consul", f.shape)
 		if err != nil {
 			return err
