@@ -3,7 +3,11 @@ package command
 // commands is every subcommand.
 func commands() []Command {
 	return []Command{
-		serverCommand(),
+		serverCommand(), agentCommand(), envoyCommand(),
+		joinCommand(), leaveCommand(), waitCommand(),
+		group("capture", "Steer traffic through Envoy with iptables, reversibly"), captureApplyCommand(), captureConfirmCommand(),
+		captureStatusCommand(), captureVerifyCommand(), captureRemoveCommand(),
+		captureGuardCommand(), captureDialCommand(),
 		statusCommand(), servicesCommand(), proxiesCommand(), intentionsCommand(), explainCommand(),
 		validateCommand(), fmtCommand(), planCommand(), applyCommand(),
 		group("token", "Join tokens for hosts"), tokenCreateCommand(),

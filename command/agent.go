@@ -1,0 +1,71 @@
+package command
+
+import (
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/hashicorp/go-hclog"
+
+	"github.com/kerege/kerege/agent"
+	"github.com/kerege/kerege/config"
+	"github.com/kerege/kerege/telemetry"
+)
+
+func agentCommand() Command {
+	var settings paths
+	return Command{
+		Name:     "agent",
+		Synopsis: "Run a node's agent",
+		Long: `Runs the agent of this host: it holds the host's identities, serves the host's Envoys
+their configuration and certificates, answers mesh names, and keeps the capture that
+was applied. It captures nothing by itself. With every server away it serves from its
+own disk.`,
+		Example: "kerege agent -config /etc/kerege.d",
+		Flags: func(f *flag.FlagSet) {
+			f.Var(&settings, "config", "A settings `file` or directory; repeat for more. (default /etc/kerege.d)")
+		},
+		Run: func(c *Call) error {
+			cfg, diags := config.LoadAgent(settings.or("/etc/kerege.d")...)
+			if err := diags.WriteText(c.err, c.color); err != nil {
+				return err
+			}
+			if cfg == nil {
+				return exit{code: exitError}
+			}
+			return runAgent(c, cfg)
+		},
+	}
+}
+
+func runAgent(c *Call, cfg *config.Agent) error {
+	notify := telemetry.NewNotifier()
+	log := telemetry.Logger("kerege", telemetry.LogOptions{Level: cfg.Log.Level, JSON: cfg.Log.JSON, Output: c.err})
+	self, err := os.Executable()
+	if err != nil {
+		return fmt.Errorf("finding this program: %w", err)
+	}
+	a, err := agent.New(cfg, agent.Options{
+		Version: version, Logger: log.Named("agent"),
+		Ready:  func() { tell(log, notify.Ready("the API answers")) },
+		Status: func(line string) { tell(log, notify.Status(line)) },
+		Guard:  []string{self, "capture", "guard", "-state-dir", filepath.Join(cfg.DataDir, "capture")},
+		Dial:   []string{self, "capture", "dial"},
+	})
+	if err != nil {
+		return err
+	}
+	err = a.Run(c.ctx)
+	tell(log, notify.Stopping())
+	if err != nil {
+		return fmt.Errorf("running the agent: %w", err)
+	}
+	return nil
+}
+
+func tell(log hclog.Logger, err error) {
+	if err != nil {
+		log.Warn("systemd is not told", "error", err)
+	}
+}

@@ -1,0 +1,230 @@
+package command
+
+import (
+	"flag"
+	"fmt"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/fatih/color"
+
+	"github.com/kerege/kerege/agent/capture"
+	"github.com/kerege/kerege/api"
+)
+
+// sshConnection is the operator's own session, which capture must never touch.
+func sshConnection() string { return os.Getenv("SSH_CONNECTION") }
+
+func captureApplyCommand() Command {
+	var a agentFlags
+	var req api.CaptureApply
+	var undo time.Duration
+	return Command{
+		Name:     "capture apply",
+		Synopsis: "Steer this host's services through their Envoys; undoes itself unless it works",
+		Long: `Writes the rules that kerege capture plan shows, probes them through both directions,
+and takes them out again after a while unless the probe passed or you confirm. Sessions
+that are open live on; port 22 and your own session are never touched.
+
+Exits 1 with the ways out when something stops it; nothing was captured then.`,
+		Example: "kerege capture apply",
+		Flags: func(f *flag.FlagSet) {
+			a.register(f)
+			f.DurationVar(&undo, "undo", time.Minute, "After how `long` it is undone unless confirmed.")
+			f.BoolVar(&req.Manual, "manual", false, "A passed probe does not confirm: only kerege capture confirm does.")
+			f.IntVar(&req.Accept, "accept-refusals", 0, "The `number` of callers outside the mesh that strict services may refuse from now on.")
+		},
+		Run: func(c *Call) error {
+			client, err := a.client()
+			if err != nil {
+				return err
+			}
+			req.UndoSeconds, req.SSH = undo.Seconds(), sshConnection()
+			out, err := client.CaptureApply(c.ctx, req)
+			if err != nil {
+				return a.explain(err)
+			}
+			if c.JSON {
+				return c.printJSON(out)
+			}
+			if len(out.Workloads) == 0 {
+				fmt.Fprintln(c.out, "Nothing to capture: no service of this host is ready for it.")
+			} else if out.Changed {
+				fmt.Fprintf(c.out, "applied in %d ms: %s\n", out.Took.Milliseconds(), strings.Join(out.Workloads, ", "))
+			} else {
+				fmt.Fprintf(c.out, "nothing to write: the rules are there (%s)\n", strings.Join(out.Workloads, ", "))
+			}
+			for _, h := range out.Held {
+				fmt.Fprintf(c.out, "left out: %s\n", plain(h.Error()))
+			}
+			printProbes(c, out.Probes)
+			if !out.Deadline.IsZero() && !out.Confirmed {
+				fmt.Fprintln(c.out, c.paint(color.FgYellow, fmt.Sprintf("Undone by itself in %s unless you confirm: kerege capture confirm", ago(time.Until(out.Deadline)))))
+			}
+			return nil
+		},
+	}
+}
+
+func printProbes(c *Call, probes []capture.Probe) {
+	var t table
+	for _, p := range probes {
+		mark := c.paint(color.FgGreen, "✓")
+		if !p.OK {
+			mark = c.paint(color.FgRed, "✗")
+		}
+		t.add("  "+mark, p.Workload, p.What, fmt.Sprint(p.Family), plain(p.Why))
+	}
+	t.print(c.out)
+}
+
+func captureConfirmCommand() Command {
+	var a agentFlags
+	return Command{
+		Name:     "capture confirm",
+		Synopsis: "Keep the capture that was applied",
+		Long:     "Stops the clock that would undo the capture. The capture is back after a reboot, before the services start.",
+		Example:  "kerege capture confirm",
+		Flags:    a.register,
+		Run: func(c *Call) error {
+			client, err := a.client()
+			if err != nil {
+				return err
+			}
+			if err := client.CaptureConfirm(c.ctx); err != nil {
+				return a.explain(err)
+			}
+			if c.JSON {
+				return c.printJSON(struct {
+					Confirmed bool `json:"confirmed"`
+				}{true})
+			}
+			fmt.Fprintln(c.out, "confirmed: the capture stays. Take it out: kerege capture remove")
+			return nil
+		},
+	}
+}
+
+func captureRemoveCommand() Command {
+	var a agentFlags
+	return Command{
+		Name:     "capture remove",
+		Synopsis: "Take all of kerege's rules out; the tables are as they were before",
+		Long: `Removes every chain and jump of kerege's, and nothing else. It is always safe, also twice,
+and after a crash. The services stay in the mesh's list until kerege leave; their
+callers are told.`,
+		Example: "kerege capture remove",
+		Flags:   a.register,
+		Run: func(c *Call) error {
+			client, err := a.client()
+			if err != nil {
+				return err
+			}
+			out, err := client.CaptureRemove(c.ctx)
+			if err != nil {
+				return a.explain(err)
+			}
+			if c.JSON {
+				return c.printJSON(out)
+			}
+			if out.Changed {
+				fmt.Fprintln(c.out, "removed: the tables are as they were before")
+			} else {
+				fmt.Fprintln(c.out, "nothing was captured")
+			}
+			return nil
+		},
+	}
+}
+
+func captureVerifyCommand() Command {
+	var a agentFlags
+	return Command{
+		Name:     "capture verify",
+		Synopsis: "Probe the capture with real connections",
+		Long:     "Compares the tables with what they should be, and sends a connection of each service's user through them in every direction.\n\nExits 2 when a probe fails.",
+		Example:  "kerege capture verify",
+		Flags:    a.register,
+		Run: func(c *Call) error {
+			client, err := a.client()
+			if err != nil {
+				return err
+			}
+			probes, err := client.CaptureVerify(c.ctx)
+			if err != nil {
+				return a.explain(err)
+			}
+			if c.JSON {
+				err = c.printJSON(probes)
+			} else {
+				printProbes(c, probes)
+			}
+			if err == nil && !capture.Passed(probes) {
+				return findings()
+			}
+			return err
+		},
+	}
+}
+
+func captureStatusCommand() Command {
+	var a agentFlags
+	return Command{
+		Name:     "capture status",
+		Synopsis: "What is captured now",
+		Long:     "Shows whether a capture is applied, until when it may be confirmed, and whether the tables are as they should be. Writes nothing.\n\nExits 3 when they are not.",
+		Example:  "kerege capture status",
+		Flags:    a.register,
+		Run: func(c *Call) error {
+			client, err := a.client()
+			if err != nil {
+				return err
+			}
+			st, err := client.CaptureStatus(c.ctx)
+			if err != nil {
+				return a.explain(err)
+			}
+			if c.JSON {
+				return c.printJSON(st)
+			}
+			return printCaptureStatus(c, st)
+		},
+	}
+}
+
+func printCaptureStatus(c *Call, st capture.Status) error {
+	if !st.Applied {
+		fmt.Fprintln(c.out, "Nothing is captured.")
+		return nil
+	}
+	fmt.Fprintf(c.out, "captured; repaired %s after others had changed the tables\n", count(int(st.Repairs), "time", "times"))
+	if !st.Deadline.IsZero() {
+		fmt.Fprintln(c.out, c.paint(color.FgYellow, fmt.Sprintf("Undone by itself in %s unless you confirm: kerege capture confirm", ago(time.Until(st.Deadline)))))
+	}
+	settled := st.Pending == ""
+	for _, n := range st.Namespaces {
+		where := "host"
+		if n.Netns != "" {
+			where = n.Netns
+		}
+		state := "as they should be"
+		if !n.Settled {
+			state, settled = c.paint(color.FgRed, "not as they should be: "+plain(n.Error)), false
+		}
+		fmt.Fprintf(c.out, "%s: %s, tables %s, live %s\n", plain(where), n.Backend, state, strings.Join(n.Live, " "))
+		if n.Warning != "" {
+			fmt.Fprintln(c.out, "  "+c.paint(color.FgYellow, plain(n.Warning)))
+		}
+	}
+	for _, w := range st.Down {
+		fmt.Fprintln(c.out, c.paint(color.FgYellow, plain(w)+": its Envoy is away, calls go around it"))
+	}
+	if !settled {
+		if st.Pending != "" {
+			fmt.Fprintln(c.out, c.paint(color.FgRed, "pending: "+plain(st.Pending)))
+		}
+		return exit{code: exitDegraded}
+	}
+	return nil
+}
