@@ -201,8 +201,9 @@ func TestPlaintextMeetsTheDefault(t *testing.T) {
 	if said, _ := talk(ports[1]); said != "" {
 		t.Errorf("a bare caller that no rule lets in heard %q", said)
 	}
-	in.Policy.Plaintext = true
-	db.apply(t, destination(ca, in, app))
+	open := testInbound("db", ports[1], 5432, mesh.ProtocolTCP, testPolicy("db", 5432, "web"))
+	open.MTLS, open.Policy.Plaintext = mesh.MTLSPermissive, true
+	db.apply(t, destination(ca, open, app))
 	eventually(t, 5*time.Second, func() error {
 		if said, err := talk(ports[1]); said != spoken {
 			return fmt.Errorf("%q %v", said, err)
