@@ -1,14 +1,16 @@
 package delta
 
 import (
+	"slices"
+
 	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
 	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
 	tcpv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/tcp_proxy/v3"
 	tlsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/tls/v3"
 	"google.golang.org/protobuf/proto"
-	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/types/known/anypb"
 )
 
@@ -36,12 +38,21 @@ func (r *Resource) Refs() []Ref {
 			return // the client will say so; until then it names nothing
 		}
 		f := finder{seen: map[Ref]bool{}}
-		f.walk(m.ProtoReflect(), 0)
+		switch m := m.(type) {
+		case *clusterv3.Cluster:
+			f.cluster(m)
+		case *listenerv3.Listener:
+			f.listener(m)
+		case *routev3.RouteConfiguration:
+			f.routes(m)
+		}
 		r.refs = f.refs
 	})
 	return r.refs
 }
 
+// finder walks only where a name can be: a listener is read once for each proxy,
+// so what it costs counts.
 type finder struct {
 	seen map[Ref]bool
 	refs []Ref
@@ -56,78 +67,113 @@ func (f *finder) add(typ, name string) {
 	f.refs = append(f.refs, ref)
 }
 
-// maxDepth bounds the walk; Envoy's own nesting stays far below.
-const maxDepth = 64
-
-// walk visits m and all messages in it, and looks into an Any whose type is
-// linked in.
-func (f *finder) walk(m protoreflect.Message, depth int) {
-	if depth > maxDepth {
-		return
-	}
-	f.visit(m.Interface())
-	if a, ok := m.Interface().(*anypb.Any); ok {
-		if inner, err := a.UnmarshalNew(); err == nil {
-			f.walk(inner.ProtoReflect(), depth+1)
+func (f *finder) cluster(c *clusterv3.Cluster) {
+	if e := c.GetEdsClusterConfig(); e.GetEdsConfig().GetAds() != nil {
+		if e.GetServiceName() != "" {
+			f.add(TypeEndpoints, e.GetServiceName())
+		} else {
+			f.add(TypeEndpoints, c.GetName())
 		}
-		return
 	}
-	m.Range(func(fd protoreflect.FieldDescriptor, v protoreflect.Value) bool {
-		switch {
-		case fd.IsMap():
-			if fd.MapValue().Message() != nil {
-				v.Map().Range(func(_ protoreflect.MapKey, v protoreflect.Value) bool {
-					f.walk(v.Message(), depth+1)
-					return true
-				})
-			}
-		case fd.Message() == nil:
-		case fd.IsList():
-			for i := range v.List().Len() {
-				f.walk(v.List().Get(i).Message(), depth+1)
-			}
-		default:
-			f.walk(v.Message(), depth+1)
-		}
-		return true
-	})
+	f.socket(c.GetTransportSocket())
+	for _, m := range c.GetTransportSocketMatches() {
+		f.socket(m.GetTransportSocket())
+	}
 }
 
-func (f *finder) visit(m proto.Message) {
-	switch m := m.(type) {
-	case *clusterv3.Cluster:
-		if e := m.GetEdsClusterConfig(); e.GetEdsConfig().GetAds() != nil {
-			if e.GetServiceName() != "" {
-				f.add(TypeEndpoints, e.GetServiceName())
-			} else {
-				f.add(TypeEndpoints, m.GetName())
+func (f *finder) listener(l *listenerv3.Listener) {
+	for _, c := range l.GetFilterChains() {
+		f.chain(c)
+	}
+	f.chain(l.GetDefaultFilterChain())
+}
+
+func (f *finder) chain(c *listenerv3.FilterChain) {
+	f.socket(c.GetTransportSocket())
+	for _, filter := range c.GetFilters() {
+		f.extension(filter.GetName(), filter.GetConfigDiscovery())
+		m := unpack(filter.GetTypedConfig(), urlHCM, urlTCP)
+		switch m := m.(type) {
+		case *hcmv3.HttpConnectionManager:
+			if m.GetRds().GetConfigSource().GetAds() != nil {
+				f.add(TypeRoute, m.GetRds().GetRouteConfigName())
+			}
+			f.routes(m.GetRouteConfig())
+			for _, h := range m.GetHttpFilters() {
+				f.extension(h.GetName(), h.GetConfigDiscovery())
+			}
+		case *tcpv3.TcpProxy:
+			f.add(TypeCluster, m.GetCluster())
+			for _, w := range m.GetWeightedClusters().GetClusters() {
+				f.add(TypeCluster, w.GetName())
 			}
 		}
-	case *routev3.RouteAction:
-		f.add(TypeCluster, m.GetCluster())
-	case *routev3.WeightedCluster_ClusterWeight:
-		f.add(TypeCluster, m.GetName())
-	case *routev3.RouteAction_RequestMirrorPolicy:
-		f.add(TypeCluster, m.GetCluster())
-	case *tcpv3.TcpProxy:
-		f.add(TypeCluster, m.GetCluster())
-	case *tcpv3.TcpProxy_WeightedCluster_ClusterWeight:
-		f.add(TypeCluster, m.GetName())
-	case *hcmv3.Rds:
-		if m.GetConfigSource().GetAds() != nil {
-			f.add(TypeRoute, m.GetRouteConfigName())
-		}
-	case *hcmv3.HttpFilter:
-		if m.GetConfigDiscovery().GetConfigSource().GetAds() != nil {
-			f.add(TypeExtension, m.GetName())
-		}
-	case *listenerv3.Filter:
-		if m.GetConfigDiscovery().GetConfigSource().GetAds() != nil {
-			f.add(TypeExtension, m.GetName())
-		}
-	case *tlsv3.SdsSecretConfig:
-		if m.GetSdsConfig().GetAds() != nil {
-			f.add(TypeSecret, m.GetName())
+	}
+}
+
+func (f *finder) extension(name string, c *corev3.ExtensionConfigSource) {
+	if c.GetConfigSource().GetAds() != nil {
+		f.add(TypeExtension, name)
+	}
+}
+
+func (f *finder) routes(rc *routev3.RouteConfiguration) {
+	f.mirrors(rc.GetRequestMirrorPolicies())
+	for _, vh := range rc.GetVirtualHosts() {
+		f.mirrors(vh.GetRequestMirrorPolicies())
+		for _, r := range vh.GetRoutes() {
+			a := r.GetRoute()
+			f.add(TypeCluster, a.GetCluster())
+			for _, w := range a.GetWeightedClusters().GetClusters() {
+				f.add(TypeCluster, w.GetName())
+			}
+			f.mirrors(a.GetRequestMirrorPolicies())
 		}
 	}
+}
+
+func (f *finder) mirrors(list []*routev3.RouteAction_RequestMirrorPolicy) {
+	for _, m := range list {
+		f.add(TypeCluster, m.GetCluster())
+	}
+}
+
+func (f *finder) socket(s *corev3.TransportSocket) {
+	var c *tlsv3.CommonTlsContext
+	switch m := unpack(s.GetTypedConfig(), urlUpstream, urlDownstream).(type) {
+	case *tlsv3.UpstreamTlsContext:
+		c = m.GetCommonTlsContext()
+	case *tlsv3.DownstreamTlsContext:
+		c = m.GetCommonTlsContext()
+	}
+	f.secret(c.GetValidationContextSdsSecretConfig())
+	f.secret(c.GetCombinedValidationContext().GetValidationContextSdsSecretConfig())
+	for _, s := range c.GetTlsCertificateSdsSecretConfigs() {
+		f.secret(s)
+	}
+}
+
+func (f *finder) secret(s *tlsv3.SdsSecretConfig) {
+	if s.GetSdsConfig().GetAds() != nil {
+		f.add(TypeSecret, s.GetName())
+	}
+}
+
+const (
+	urlHCM        = "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
+	urlTCP        = "type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy"
+	urlUpstream   = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext"
+	urlDownstream = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext"
+)
+
+// unpack decodes a, if it is one of the types.
+func unpack(a *anypb.Any, urls ...string) proto.Message {
+	if !slices.Contains(urls, a.GetTypeUrl()) {
+		return nil
+	}
+	m, err := a.UnmarshalNew()
+	if err != nil {
+		return nil
+	}
+	return m
 }
