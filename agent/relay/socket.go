@@ -31,7 +31,11 @@ func Listen(path string, uid, gid int, log hclog.Logger) (*Socket, error) {
 		log = hclog.NewNullLogger()
 	}
 	dir := filepath.Dir(path)
-	if err := os.MkdirAll(dir, 0o750); err != nil {
+	// The folder above is everybody's to pass through, this one is the proxy's.
+	if err := os.MkdirAll(filepath.Dir(dir), 0o755); err != nil {
+		return nil, fmt.Errorf("making a socket's folder: %w", err)
+	}
+	if err := os.Mkdir(dir, 0o750); err != nil && !errors.Is(err, fs.ErrExist) {
 		return nil, fmt.Errorf("making a socket's folder: %w", err)
 	}
 	mode := fs.FileMode(0o700)

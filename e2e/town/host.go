@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"github.com/kerege/kerege/e2e/lab"
-	"github.com/kerege/kerege/e2e/parts"
 )
 
 // Report is what the program's load prints.
@@ -77,13 +76,9 @@ func (h *Host) Join(ctx context.Context) error {
 }
 
 // StartEnvoy starts the proxy under its own user.
-func (h *Host) StartEnvoy(context.Context) error {
-	binary, err := parts.Find("envoy")
-	if err != nil {
-		return err
-	}
+func (h *Host) StartEnvoy(context.Context) (err error) {
 	h.Envoy, err = h.Start(lab.Spec{Name: "envoy", UID: UIDEnvoy, Env: h.env(),
-		Args: []string{h.town.Kerege, "envoy", "-service", h.Service, "-envoy", binary}})
+		Args: []string{h.town.Kerege, "envoy", "-service", h.Service, "-envoy", h.town.EnvoyPath}})
 	return err
 }
 

@@ -35,7 +35,8 @@ type Town struct {
 	Hosts       map[string]*Host
 	MeshFile    string
 	ServerExtra string // more lines of server.hcl
-	Kerege, App string // binaries
+	Kerege, App string // binaries, where every user of the hosts may run them
+	EnvoyPath   string
 }
 
 // Host is one machine with one service on it.
@@ -50,18 +51,18 @@ type Host struct {
 
 // New makes the hosts; nothing runs yet. bin is the folder that `make build` fills.
 func New(name, bin string, withConsul bool) (*Town, error) {
-	bin, err := filepath.Abs(bin)
+	envoy, err := parts.Find("envoy")
 	if err != nil {
-		return nil, fmt.Errorf("making a town: %w", err)
+		return nil, err
 	}
-	t := &Town{Hosts: map[string]*Host{}, Kerege: filepath.Join(bin, "kerege"), App: filepath.Join(bin, "app")}
-	for _, b := range []string{t.Kerege, t.App} {
-		if _, err := os.Stat(b); err != nil {
-			return nil, fmt.Errorf("making a town: %w: run `make build`", err)
-		}
-	}
+	t := &Town{Hosts: map[string]*Host{}}
 	if t.Lab, err = lab.New(name); err != nil {
 		return nil, err
+	}
+	for from, to := range map[string]*string{filepath.Join(bin, "kerege"): &t.Kerege, filepath.Join(bin, "app"): &t.App, envoy: &t.EnvoyPath} {
+		if *to, err = t.Lab.Share(from); err != nil {
+			return nil, errors.Join(fmt.Errorf("making a town (`make build` makes the binaries): %w", err), t.Close())
+		}
 	}
 	if t.Server, err = t.Lab.Host("server"); err != nil {
 		return t, errors.Join(err, t.Close())
