@@ -49,7 +49,7 @@ type Agent struct {
 
 	poked   chan struct{} // something to bring in step
 	changed chan struct{} // something to report
-	again   chan struct{} // the ladder is to be climbed anew
+	again   chan func()   // done between two climbs of the ladder
 
 	mu        sync.Mutex
 	ladder    *ladder
@@ -82,7 +82,7 @@ func New(cfg *config.Agent, opt Options) (*Agent, error) {
 		opt.Status = func(string) {}
 	}
 	a := &Agent{cfg: cfg, opt: opt, log: opt.Logger, find: capture.Find, every: 2 * time.Second,
-		poked: make(chan struct{}, 1), changed: make(chan struct{}, 1), again: make(chan struct{}, 1),
+		poked: make(chan struct{}, 1), changed: make(chan struct{}, 1), again: make(chan func()),
 		proxies: map[string]*running{}, programs: map[string]found{}, openErr: map[string]string{}, states: map[string]standing{}}
 	dir := func(name string) string { return filepath.Join(cfg.DataDir, name) }
 	if err := makeDirs(cfg.DataDir, dir("proxies"), dir("identity"), dir("capture")); err != nil {
@@ -162,9 +162,10 @@ func (a *Agent) Run(ctx context.Context) error {
 	for ctx.Err() == nil {
 		down, cancel := context.WithCancel(ctx)
 		var watch sync.WaitGroup
+		between := func() {}
 		watch.Go(func() {
 			select {
-			case <-a.again:
+			case between = <-a.again:
 				cancel()
 			case <-down.Done():
 			}
@@ -176,8 +177,21 @@ func (a *Agent) Run(ctx context.Context) error {
 		l.run(down, func() { a.opt.Status(a.oneLine()) })
 		cancel()
 		watch.Wait()
+		between()
 	}
 	return nil
+}
+
+// anew takes the node down, does f, and brings it up again. It returns when f is
+// done.
+func (a *Agent) anew(ctx context.Context, f func() error) error {
+	done := make(chan error, 1)
+	select {
+	case a.again <- func() { done <- f() }:
+		return <-done
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }
 
 // keep writes the node's state when it changed, at most once a second.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -42,7 +43,7 @@ func (a *Agent) Join(ctx context.Context, req api.AgentJoin) (api.AgentJoined, e
 				poke(a.poked)
 				return api.AgentJoined{Node: m.Node, TrustDomain: m.TrustDomain, Already: true, Workloads: a.Status().Workloads}, nil
 			}
-			if err := a.forget(); err != nil { // the old identity opens nothing
+			if err := a.anew(ctx, a.forget); err != nil { // the old identity opens nothing
 				return api.AgentJoined{}, err
 			}
 		}
@@ -56,7 +57,9 @@ func (a *Agent) Join(ctx context.Context, req api.AgentJoin) (api.AgentJoined, e
 	}
 	begin := time.Now().UTC()
 	a.memory.change(func(s *state) { clear(s.Left); s.Evicted = false })
-	poke(a.again)
+	if err := a.anew(ctx, func() error { return nil }); err != nil {
+		return api.AgentJoined{}, err
+	}
 	heard := func() bool {
 		ok := false
 		a.memory.look(func(s *state) { ok = s.Heard.After(begin) })
@@ -140,7 +143,7 @@ func (a *Agent) Leave(ctx context.Context, req api.AgentLeave) (api.AgentLeft, e
 		return out, fmt.Errorf("leaving: out of the mesh, but the capture stays: %w", err)
 	}
 	if all {
-		if err := a.forget(); err != nil {
+		if err := a.anew(ctx, a.forget); err != nil {
 			return out, err
 		}
 		out.Identity = true
@@ -192,24 +195,21 @@ func (a *Agent) uncapture(ctx context.Context, keys []string, all bool) (removed
 	return err == nil, err
 }
 
-// forget drops the node's identity and all that it was told. The agent then
-// waits for a token.
+// forget drops the node's identity and all that it was told; the node is down
+// meanwhile, and then waits for a token.
 func (a *Agent) forget() error {
-	a.mu.Lock()
-	open := a.proxies
-	a.proxies = map[string]*running{}
-	a.workloads, a.states, a.reported = nil, map[string]standing{}, nil
-	a.mu.Unlock()
-	var errs []error
-	for _, r := range open {
-		r.stop()
-		errs = append(errs, r.relay.Forget())
+	files, err := filepath.Glob(filepath.Join(a.cfg.DataDir, "proxies", "*.state"))
+	errs := []error{err}
+	for _, f := range files {
+		errs = append(errs, os.Remove(f))
 	}
 	a.memory.change(func(s *state) {
 		*s = state{Version: stateVersion, Slots: s.Slots}
 		s.fill()
 	})
+	a.mu.Lock()
+	a.workloads, a.states = nil, map[string]standing{}
+	a.mu.Unlock()
 	errs = append(errs, a.id.Leave())
-	poke(a.again)
 	return errors.Join(errs...)
 }
