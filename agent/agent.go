@@ -314,8 +314,10 @@ func (a *Agent) startCapture(ctx context.Context) (func(), error) {
 			a.log.Error("looking after the capture ended", "error", err)
 		}
 	})
+	stopWatch := background(ctx, a.watchEnvoys)
 	poke(a.poked)
 	return func() {
+		stopWatch()
 		stop()
 		// The rules stay: a restart of the agent never opens the node. Names go
 		// back to who answered them before, for nobody here will.

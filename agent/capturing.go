@@ -88,15 +88,11 @@ func (a *Agent) captured(w *workload) (capture.Workload, error) {
 	default:
 		out.User, out.UIDs = w.who.user, []uint32{w.who.uid}
 	}
-	down := a.cfg.Capture.OnEnvoyDown
 	blocks := []config.Capture{a.cfg.Capture}
 	if w.own != nil {
 		blocks = append(blocks, w.own.Capture)
-		if w.own.Capture.OnEnvoyDown != "" {
-			down = w.own.Capture.OnEnvoyDown
-		}
 	}
-	out.Bypass = down == "bypass"
+	out.Bypass = a.bypass(w)
 	for _, b := range blocks {
 		out.ExcludeInbound = append(out.ExcludeInbound, b.ExcludeInbound...)
 		out.ExcludeOutbound = append(out.ExcludeOutbound, b.ExcludeOutbound...)
@@ -260,4 +256,49 @@ func (a *Agent) CaptureVerify(ctx context.Context) ([]capture.Probe, error) {
 		return nil, errNoCapture
 	}
 	return a.cap.Verify(ctx)
+}
+
+// watchEvery is how often Envoys are looked for whose workloads go around them
+// when they are gone.
+const watchEvery = 500 * time.Millisecond
+
+// watchEnvoys lets traffic of workloads in bypass around an Envoy that does not
+// listen, and through it again once it does. It looks at the port, not at the
+// stream: an agent that has just started has no streams yet.
+func (a *Agent) watchEnvoys(ctx context.Context) {
+	down := map[string]bool{}
+	tick := time.NewTicker(watchEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		a.mu.Lock()
+		list := a.workloads
+		a.mu.Unlock()
+		for _, w := range list {
+			if w.held != "" || !a.bypass(w) {
+				continue
+			}
+			l, err := a.find(w.who.netns, w.outbound())
+			if gone := err == nil && len(l) == 0; err != nil || gone == down[w.key()] {
+				continue
+			}
+			down[w.key()] = !down[w.key()]
+			a.log.Warn("traffic of a workload changes its way", "workload", w.key(), "around_envoy", down[w.key()])
+			if err := a.cap.SetDown(ctx, w.key(), down[w.key()]); err != nil && ctx.Err() == nil {
+				a.log.Error("changing the way of a workload's traffic", "workload", w.key(), "error", err)
+				down[w.key()] = !down[w.key()]
+			}
+		}
+	}
+}
+
+func (a *Agent) bypass(w *workload) bool {
+	if w.own != nil && w.own.Capture.OnEnvoyDown != "" {
+		return w.own.Capture.OnEnvoyDown == "bypass"
+	}
+	return a.cfg.Capture.OnEnvoyDown == "bypass"
 }

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
@@ -44,7 +45,11 @@ func (a *Agent) talk(ctx context.Context) {
 			return
 		case <-time.After(wait/2 + rand.N(wait/2+1)):
 		}
-		wait = min(wait*2, 5*time.Second)
+		limit := 5 * time.Second
+		if c := status.Code(err); c == codes.PermissionDenied || c == codes.Unauthenticated {
+			limit = 30 * time.Second
+		}
+		wait = min(wait*2, limit)
 	}
 }
 
@@ -153,7 +158,7 @@ func (a *Agent) update(u *keregev1.NodeUpdate) {
 		}
 		s.Evicted = false
 		if u.GetPlacementSet() {
-			s.Placed = placements(u.GetPlacement())
+			s.Placed = keepMembers(placements(u.GetPlacement()), s)
 		}
 		if u.GetNamesSet() {
 			s.Names = names(u.GetNames())
@@ -187,6 +192,18 @@ func (a *Agent) update(u *keregev1.NodeUpdate) {
 	}
 	poke(a.poked)
 	poke(a.changed)
+}
+
+// keepMembers adds what is in the mesh and no registry places here any more:
+// only `kerege leave` takes that out.
+func keepMembers(said []placement, s *state) []placement {
+	for _, old := range s.Placed {
+		if s.In[old.key()] && !slices.ContainsFunc(said, func(p placement) bool { return p.key() == old.key() }) {
+			old.Gone = true
+			said = append(said, old)
+		}
+	}
+	return said
 }
 
 func placements(in []*keregev1.Placement) []placement {

@@ -143,6 +143,9 @@ func (a *Agent) reconcile(ctx context.Context) {
 	for k, r := range gone {
 		r.stop()
 		a.log.Info("no longer placed here", "workload", k)
+		if err := r.relay.Forget(); err != nil {
+			a.log.Warn("what is no longer needed stays on disk", "workload", k, "error", err)
+		}
 	}
 	for _, w := range fresh {
 		a.open(ctx, w)

@@ -72,6 +72,9 @@ func (a *Agent) survey(placed []placement) []*workload {
 			continue
 		}
 		seen[p.key()], seen[p.Service] = true, true
+		if p.Gone && !a.isIn(p.key()) {
+			continue
+		}
 		out = append(out, a.workload(p))
 	}
 	for i := range a.cfg.Workloads {
@@ -83,6 +86,11 @@ func (a *Agent) survey(placed []placement) []*workload {
 	}
 	slices.SortFunc(out, func(a, b *workload) int { return strings.Compare(a.key(), b.key()) })
 	return out
+}
+
+func (a *Agent) isIn(key string) (in bool) {
+	a.memory.look(func(s *state) { in = s.In[key] })
+	return in
 }
 
 func (a *Agent) proxyID(service, workload string) mesh.ProxyID {
