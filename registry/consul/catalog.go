@@ -193,19 +193,25 @@ func (s *Source) live() (n int) {
 	return n
 }
 
-// sweep reads, in turn, the services that have no watch.
+// sweep reads, in turn, the services that have no watch; those not read yet all
+// at once, for nobody is answered before they are.
 func (s *Source) sweep(ctx context.Context, out chan<- mesh.Part) {
 	for ctx.Err() == nil {
 		began := time.Now()
 		s.mu.Lock()
-		var names []string
+		var known, unknown []string
 		for _, n := range sortedNames(s.services) {
-			if s.services[n].stop == nil {
-				names = append(names, n)
+			switch svc := s.services[n]; {
+			case svc.stop != nil:
+			case svc.spoke || svc.tried:
+				known = append(known, n)
+			default:
+				unknown = append(unknown, n)
 			}
 		}
 		s.mu.Unlock()
-		for _, n := range names {
+		s.sweepAll(ctx, unknown, out)
+		for _, n := range known {
 			if s.turn.Wait(ctx) != nil {
 				return
 			}
@@ -214,6 +220,23 @@ func (s *Source) sweep(ctx context.Context, out chan<- mesh.Part) {
 		if time.Since(began) < time.Second {
 			sleep(ctx, nil, time.Second)
 		}
+	}
+}
+
+func (s *Source) sweepAll(ctx context.Context, names []string, out chan<- mesh.Part) {
+	var reading sync.WaitGroup
+	defer reading.Wait()
+	places := make(chan struct{}, freshAtOnce/2)
+	for _, n := range names {
+		select {
+		case places <- struct{}{}:
+		case <-ctx.Done():
+			return
+		}
+		reading.Go(func() {
+			s.sweepOne(ctx, n, out)
+			<-places
+		})
 	}
 }
 
@@ -234,5 +257,8 @@ func (s *Source) sweepOne(ctx context.Context, name string, out chan<- mesh.Part
 		<-last
 	}
 	svc.index = 0
+	s.mu.Lock()
+	svc.tried = true
+	s.mu.Unlock()
 	s.step(ctx, svc, out)
 }

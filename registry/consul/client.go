@@ -26,9 +26,10 @@ type Secret interface{ Reveal() string }
 
 // transport adds the token of the moment, counts, and bounds what is read.
 type transport struct {
-	base  http.RoundTripper
-	token func() string
-	asked atomic.Int64
+	base        http.RoundTripper
+	token       func() string
+	multiplexed bool
+	asked       atomic.Int64
 }
 
 func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
@@ -100,6 +101,7 @@ func newClient(opt Options) (*api.Client, *transport, error) {
 	tr := &transport{base: base, token: tokens(opt, fileEnv, tokenEnv)}
 	httpClient.Transport = tr
 	cfg.HttpClient = httpClient
+	tr.multiplexed = cfg.Scheme == "https" || strings.HasPrefix(cfg.Address, "https://")
 	client, err := api.NewClient(cfg)
 	if err != nil {
 		return nil, nil, fmt.Errorf("configuring the client of consul: %w", err)
@@ -136,6 +138,42 @@ func tokens(opt Options, fileEnv, tokenEnv string) func() string {
 		}
 		return text
 	}
+}
+
+// Consul's own default of limits.http_max_conns_per_client, and what is left of
+// it to others at the same address.
+const (
+	connsDefault = 200
+	connsSpare   = 16
+)
+
+// budget asks the agent how many connections it allows a client, and bounds
+// watches and connections by it. A connection too many is not refused in order:
+// it is cut, whatever was asked on it. HTTP/2, which TLS brings, needs few.
+func (s *Source) budget(ctx context.Context) {
+	if s.tr.multiplexed {
+		return
+	}
+	allowed := connsDefault
+	ctx, stop := context.WithTimeout(ctx, heartbeat)
+	defer stop()
+	var self struct {
+		DebugConfig struct{ HTTPMaxConnsPerClient *int }
+	}
+	_, err := s.client.Raw().Query("/v1/agent/self", &self, (&api.QueryOptions{}).WithContext(ctx))
+	if said := self.DebugConfig.HTTPMaxConnsPerClient; err == nil && said != nil {
+		allowed = *said
+	}
+	if allowed <= 0 {
+		return // no limit
+	}
+	watches := max(allowed-freshAtOnce-connsSpare, allowed/2, 1)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if watches < s.opt.MaxWatches {
+		s.max = watches
+	}
+	s.log.Debug("connections to consul", "allowed", allowed, "watches", s.max, "limit_known", err == nil)
 }
 
 // statusOf is the HTTP status of a refusal; 0 when Consul did not answer.

@@ -7,7 +7,8 @@
 // read again now and then in case a notification was lost; Consul is never asked
 // in a hot loop.
 //
-// Up to MaxWatches services (1,000, or fewer where Consul limits the connections
-// of a client) have a watch of their own, those that the mesh speaks of first;
-// the rest are read in turn, twenty a second.
+// Up to MaxWatches services (1,000, or as many as Consul's limit of connections a
+// client leaves: 120 by its default, unless TLS brings HTTP/2) have a watch of
+// their own, those that the mesh speaks of first; the rest are read in turn,
+// fifty a second.
 package consul

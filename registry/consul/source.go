@@ -104,7 +104,7 @@ func New(opt Options) (*Source, error) {
 	}
 	return &Source{
 		opt: opt, log: opt.Logger, client: client, tr: tr, fresh: make(chan struct{}, freshAtOnce),
-		names: rate.NewLimiter(10, 3), turn: rate.NewLimiter(20, 20), services: map[string]*service{},
+		names: rate.NewLimiter(10, 3), turn: rate.NewLimiter(50, 50), services: map[string]*service{},
 		healed: make(chan struct{}), max: opt.MaxWatches, balance: make(chan struct{}, 1),
 	}, nil
 }
@@ -117,6 +117,7 @@ func (s *Source) Watch(ctx context.Context, out chan<- mesh.Part) error {
 	s.mu.Lock()
 	s.services, s.listed, s.marked = map[string]*service{}, nil, false
 	s.mu.Unlock()
+	s.budget(ctx)
 	var all sync.WaitGroup
 	all.Go(func() { s.pulse(ctx) })
 	all.Go(func() { s.list(ctx, out) })

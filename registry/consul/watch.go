@@ -13,14 +13,15 @@ import (
 	"github.com/kerege/kerege/mesh"
 )
 
-// service is what is known of one name. All but health, said, spoke and stop
-// belongs to whoever reads it: its watch, or the sweep.
+// service is what is known of one name. What is not under
+// Source.mu belongs to whoever reads it: its watch, or the sweep.
 type service struct {
 	name string
 
 	health condition       // under Source.mu
 	said   []mesh.Instance // under Source.mu: what the hub has
 	spoke  bool            // under Source.mu: the hub has heard of it
+	tried  bool            // under Source.mu: the sweep has read it
 	stop   context.CancelFunc
 	ended  chan struct{}
 
