@@ -68,10 +68,18 @@ type hold struct {
 	removed []mesh.Instance
 }
 
-// window remembers how many endpoints there were when it began.
+// window remembers the most endpoints there were since it began.
 type window struct {
 	at time.Time
 	n  int
+}
+
+func (w window) grown(now time.Time, n int) window {
+	if now.Sub(w.at) > guardWindow {
+		return window{now, n}
+	}
+	w.n = max(w.n, n)
+	return w
 }
 
 func newGuard(opt Options) guard {
@@ -94,9 +102,7 @@ func (g *guard) seen(k partKey, p mesh.Part) {
 
 // admit gives the parts as they are to be applied.
 func (g *guard) admit(now time.Time, parts []mesh.Part, before map[partKey]mesh.Part, trouble func(time.Time, string) bool) []mesh.Part {
-	if now.Sub(g.all.at) > guardWindow {
-		g.all = window{now, g.total}
-	}
+	g.all = g.all.grown(now, g.total)
 	left := g.total
 	for _, p := range parts {
 		if guarded(p) {
@@ -134,11 +140,8 @@ func (g *guard) judge(now time.Time, p mesh.Part, before []mesh.Instance, mass b
 		}
 		return h.part()
 	}
-	w := g.pace[k]
-	if now.Sub(w.at) > guardWindow {
-		w = window{now, len(before)}
-		g.pace[k] = w
-	}
+	w := g.pace[k].grown(now, len(before))
+	g.pace[k] = w
 	gone := missing(before, p.Instances)
 	lost := w.n - len(p.Instances)
 	why := ""

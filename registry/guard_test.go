@@ -143,6 +143,21 @@ func TestLossesOneByOneAreOneLoss(t *testing.T) {
 	})
 }
 
+func TestALossRightAfterTheStartIsHeld(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := newScript("consul")
+		r := start(t, Options{}, a)
+		defer r.close()
+		a.say <- instances("other", 100)
+		a.say <- instances("api", 10)
+		a.say <- done
+		time.Sleep(time.Second)
+		a.say <- instances("api", 0)
+		time.Sleep(time.Second)
+		r.want(10, "api")
+	})
+}
+
 func TestAFifthOfTheMeshIsMuch(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a := newScript("consul")
