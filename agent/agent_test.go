@@ -338,6 +338,7 @@ type fakeCapture struct {
 	diary
 	st     capture.Status
 	broken string // a probe's complaint
+	stop   string // the plan's
 }
 
 func (f *fakeCapture) Run(ctx context.Context) error {
@@ -376,6 +377,19 @@ func (f *fakeCapture) SetDNS(_ context.Context, on bool) error {
 	return nil
 }
 
+func (f *fakeCapture) Plan(_ context.Context, c capture.Config, _ capture.Known) (*capture.Plan, error) {
+	out := &capture.Plan{}
+	for _, w := range c.Workloads {
+		out.Workloads = append(out.Workloads, capture.PlannedWorkload{Name: w.Name})
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.stop != "" {
+		out.Stops = []capture.Stop{{Workload: "web", What: f.stop, Mend: "bring them in"}}
+	}
+	return out, nil
+}
+
 func (f *fakeCapture) SetDown(context.Context, string, bool) error { return nil }
 
 func (f *fakeCapture) Status(context.Context) (capture.Status, error) {
@@ -405,6 +419,11 @@ func TestOnlyAVerifiedCaptureLetsIn(t *testing.T) {
 		t.Fatalf("joined: %+v %v", got, err)
 	}
 	p.until("the socket", func() bool { _, err := os.Stat(p.dir + "/run/proxy/web/xds.sock"); return err == nil })
+	for path, want := range map[string]os.FileMode{"run": 0o755, "run/proxy": 0o755, "run/agent": 0o755, "run/proxy/web/xds.sock": 0o600, "data": 0o700} {
+		if info, err := os.Stat(p.dir + "/" + path); err != nil || info.Mode().Perm() != want {
+			t.Errorf("%s: %v %v", path, info.Mode(), err)
+		}
+	}
 	p.envoy()
 	if err := p.client.Wait(p.ctx, "web", ""); err != nil {
 		t.Fatal(err)
@@ -414,6 +433,18 @@ func TestOnlyAVerifiedCaptureLetsIn(t *testing.T) {
 	if err != nil || len(c.Workloads) != 1 || !slices.Equal(c.Workloads[0].UIDs, []uint32{33}) || c.Workloads[0].InboundPort != 15006 || !slices.Equal(c.Workloads[0].Ports, []uint16{18080}) {
 		t.Errorf("config %+v %v", c, err)
 	}
+	f.mu.Lock()
+	f.stop = "9 callers would be refused"
+	f.mu.Unlock()
+	if _, err := p.client.CaptureApply(p.ctx, api.CaptureApply{}); err == nil || !strings.Contains(err.Error(), "9 callers") || f.text() != "dns=true run" {
+		t.Errorf("a stop of the plan did not stop: %v; %s", err, f.text())
+	}
+	if plan, err := p.client.CapturePlan(p.ctx, "", 0); err != nil || len(plan.Workloads) != 1 || len(plan.Stops) != 1 {
+		t.Errorf("plan %+v %v", plan, err)
+	}
+	f.mu.Lock()
+	f.stop = ""
+	f.mu.Unlock()
 	short, cancel := context.WithTimeout(p.ctx, time.Second)
 	_, err = p.client.CaptureApply(short, api.CaptureApply{})
 	cancel()

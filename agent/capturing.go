@@ -26,6 +26,7 @@ type capturer interface {
 	SetDown(ctx context.Context, workload string, down bool) error
 	Status(ctx context.Context) (capture.Status, error)
 	Verify(ctx context.Context) ([]capture.Probe, error)
+	Plan(ctx context.Context, c capture.Config, known capture.Known) (*capture.Plan, error)
 }
 
 // CaptureApplied is what an apply came to.
@@ -154,6 +155,56 @@ func (a *Agent) serverAddresses() []netip.Addr {
 	return out
 }
 
+// CapturePlan is what CaptureApply would do now, and what that would mean. ssh is
+// SSH_CONNECTION of who asks. Workloads that are held are listed with the reason;
+// where nothing else is, that is a stop.
+func (a *Agent) CapturePlan(ctx context.Context, ssh string, accept int) (*capture.Plan, error) {
+	if a.cap == nil {
+		return nil, errNoCapture
+	}
+	c, held, err := a.captureConfig(ssh)
+	if err != nil {
+		return nil, err
+	}
+	plan, err := a.cap.Plan(ctx, c, a.knows(c, ssh, accept))
+	if err != nil {
+		return nil, err
+	}
+	for _, h := range held {
+		if len(c.Workloads) == 0 {
+			plan.Stops = append(plan.Stops, h)
+			continue
+		}
+		plan.Workloads = append(plan.Workloads, capture.PlannedWorkload{Name: h.Workload, Notes: []string{"held, and left out: " + h.Mend}})
+	}
+	return plan, nil
+}
+
+// knows is what the mesh tells of this host's connections.
+func (a *Agent) knows(c capture.Config, ssh string, accept int) capture.Known {
+	out := capture.Known{FoundBy: map[string]string{}, Accept: accept}
+	a.mu.Lock()
+	for _, w := range a.workloads {
+		out.FoundBy[w.key()] = w.who.by
+	}
+	a.mu.Unlock()
+	virtual := map[netip.Addr]string{}
+	a.memory.look(func(s *state) {
+		for _, n := range s.Names {
+			for _, text := range []string{n.V4, n.V6} {
+				if addr, err := netip.ParseAddr(text); err == nil {
+					virtual[addr] = n.Service
+				}
+			}
+		}
+	})
+	out.Service = func(at netip.AddrPort) string { return virtual[at.Addr().Unmap()] }
+	if ssh != "" && len(c.Sessions) > 0 {
+		out.Operator = &c.Sessions[0]
+	}
+	return out
+}
+
 const (
 	undoAfter  = 60 * time.Second
 	probeUntil = 8 * time.Second
@@ -182,6 +233,13 @@ func (a *Agent) CaptureApply(ctx context.Context, req api.CaptureApply) (Capture
 	}
 	for _, w := range c.Workloads {
 		out.Workloads = append(out.Workloads, w.Name)
+	}
+	plan, err := a.cap.Plan(ctx, c, a.knows(c, req.SSH, req.Accept))
+	if err != nil {
+		return out, err
+	}
+	if len(plan.Stops) > 0 {
+		return out, capture.Stops(plan.Stops)
 	}
 	undo := time.Duration(req.UndoSeconds * float64(time.Second))
 	if undo <= 0 {

@@ -93,6 +93,12 @@ func (c *Client) CaptureConfig(ctx context.Context, ssh string) (out CaptureConf
 	return out, c.c.Get(ctx, "/v1/capture/config?"+url.Values{"ssh": {ssh}}.Encode(), &out)
 }
 
+// CapturePlan is what CaptureApply would do now, and what that would mean. ssh is
+// SSH_CONNECTION of who asks; accept is how many callers may be refused.
+func (c *Client) CapturePlan(ctx context.Context, ssh string, accept int) (out *capture.Plan, err error) {
+	return out, c.c.Get(ctx, "/v1/capture/plan?"+url.Values{"ssh": {ssh}, "accept": {strconv.Itoa(accept)}}.Encode(), &out)
+}
+
 // CaptureApply captures what is placed on the node.
 func (c *Client) CaptureApply(ctx context.Context, in api.CaptureApply) (out CaptureApplied, err error) {
 	return out, c.c.Post(ctx, "/v1/capture/apply", in, &out)

@@ -38,8 +38,8 @@ type callerKey struct{}
 // everybody may ask whether a proxy is ready.
 func (a *Agent) listenAPI(ctx context.Context) (stop func(), err error) {
 	path := APISocket(a.cfg)
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-		return nil, fmt.Errorf("opening the agent's API: %w", err)
+	if err := openDirs(a.cfg.RunDir, filepath.Dir(path), filepath.Join(a.cfg.RunDir, "proxy")); err != nil {
+		return nil, err
 	}
 	if c, err := net.DialTimeout("unix", path, time.Second); err == nil {
 		c.Close()
@@ -102,6 +102,10 @@ func (a *Agent) routes() http.Handler {
 	mine("GET /v1/capture/config", func(r *http.Request) (any, error) {
 		c, held, err := a.captureConfig(r.FormValue("ssh"))
 		return CaptureConfig{c, held}, err
+	})
+	mine("GET /v1/capture/plan", func(r *http.Request) (any, error) {
+		accept, _ := strconv.Atoi(r.FormValue("accept")) // nothing that can be read is none
+		return a.CapturePlan(r.Context(), r.FormValue("ssh"), accept)
 	})
 	mine("POST /v1/capture/apply", func(r *http.Request) (any, error) {
 		return read(r, func(ctx context.Context, in api.CaptureApply) (any, error) { return a.CaptureApply(ctx, in) })

@@ -189,6 +189,23 @@ func (a *Agent) proxy(key string) *running {
 	return a.proxies[key]
 }
 
+// openDirs makes the folders that other users pass through to their own sockets.
+func openDirs(dirs ...string) error {
+	for _, d := range dirs {
+		if _, err := os.Stat(d); err == nil {
+			continue // as the operator or systemd made it
+		}
+		err := os.MkdirAll(d, 0o755)
+		if err == nil {
+			err = os.Chmod(d, 0o755) // whatever the umask is
+		}
+		if err != nil {
+			return fmt.Errorf("making a folder for sockets: %w", err)
+		}
+	}
+	return nil
+}
+
 func makeDirs(dirs ...string) error {
 	for _, d := range dirs {
 		if err := os.MkdirAll(d, 0o700); err != nil {
