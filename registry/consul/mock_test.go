@@ -415,8 +415,9 @@ func TestConsulAwayAndBack(t *testing.T) {
 		t.Errorf("%d instances", e.count("api"))
 	}
 	m.Script(nil)
+	within(t, 5*time.Second, "it heals within 5 s although nothing changed", func() bool { return e.src.Report().State == mesh.SourceOK })
 	m.Set("api", entries("api", 4)...)
-	within(t, 5*time.Second, "it heals within 5 s", func() bool { return e.count("api") == 4 && e.src.Report().State == mesh.SourceOK })
+	within(t, 5*time.Second, "it follows again", func() bool { return e.count("api") == 4 && e.src.Report().State == mesh.SourceOK })
 }
 
 // A lost notification heals by the full read, and is counted.

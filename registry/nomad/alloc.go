@@ -198,19 +198,20 @@ func (l *life) readNode(ctx context.Context, id string) {
 	}
 }
 
-// forget drops a service from the allocations that are not among its
-// registrations any more. life.mu is held.
-func (l *life) forget(k key, regs []*api.ServiceRegistration) {
+// forget takes a service from the allocations that no longer register it.
+// life.mu is held.
+func (l *life) forget(k key, was, is []*api.ServiceRegistration) {
 	have := map[string]bool{}
-	for _, r := range regs {
+	for _, r := range is {
 		have[r.AllocID] = true
 	}
-	for id, a := range l.allocs {
-		if a.services[k] && !have[id] {
-			delete(a.services, k)
-			if len(a.services) == 0 {
-				delete(l.allocs, id)
-			}
+	for _, r := range was {
+		a := l.allocs[r.AllocID]
+		if a == nil || have[r.AllocID] {
+			continue
+		}
+		if delete(a.services, k); len(a.services) == 0 {
+			delete(l.allocs, r.AllocID)
 		}
 	}
 }
