@@ -37,6 +37,12 @@ service "api" {
 %s%s
   subset "v1" { filter = "Service.Meta.version == v1" }
   subset "v2" { filter = "Service.Meta.version == v2" }
+
+  outlier {
+    consecutive_5xx = 3
+    interval        = "1s"
+    eject           = "3s"
+  }
 }
 
 route "api" {
