@@ -1,6 +1,7 @@
 package dns
 
 import (
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -36,8 +37,11 @@ func keyOf(q *dns.Msg) key {
 }
 
 func (c *cache) put(k key, m *dns.Msg, now time.Time) {
+	if m.Len() > maxCachedBytes {
+		return
+	}
 	life := 5 * time.Minute
-	for _, rr := range append(m.Answer, m.Ns...) {
+	for _, rr := range slices.Concat(m.Answer, m.Ns) {
 		life = min(life, time.Duration(rr.Header().Ttl)*time.Second)
 	}
 	c.mu.Lock()
@@ -70,7 +74,7 @@ func (c *cache) get(k key, now time.Time) *dns.Msg {
 		return nil
 	}
 	m := e.msg.Copy()
-	for _, rr := range append(m.Answer, m.Ns...) {
+	for _, rr := range slices.Concat(m.Answer, m.Ns) {
 		rr.Header().Ttl = min(rr.Header().Ttl, ttl)
 	}
 	return m

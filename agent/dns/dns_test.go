@@ -245,6 +245,123 @@ func TestResolvConfIsFollowed(t *testing.T) {
 	}
 }
 
+func TestNotKnownYetIsNotUnknown(t *testing.T) {
+	upstream, forwarded, _ := resolver(t, echoA)
+	s := New(Options{Upstreams: []string{upstream}})
+	s.Serve(both(t))
+	t.Cleanup(s.Close)
+	if m := ask(t, s, "udp", "api.mesh.", dns.TypeA); m.Rcode != dns.RcodeServerFailure || forwarded.Load() > 0 {
+		t.Errorf("before the first names: rcode %d, forwarded %d", m.Rcode, forwarded.Load())
+	}
+	if m := ask(t, s, "udp", "api.service.consul.", dns.TypeA); len(m.Answer) != 1 || forwarded.Load() != 1 {
+		t.Errorf("a name of Consul's: %v", m)
+	}
+}
+
+func TestNobodyWaitsAgainForDeadResolvers(t *testing.T) {
+	upstream, _, stop := resolver(t, echoA)
+	s := start(t, upstream)
+	ask(t, s, "udp", "example.com.", dns.TypeA)
+	stop()
+	hole, err := net.ListenPacket("udp", upstream) // takes packets and says nothing
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer hole.Close()
+	begin := time.Now()
+	if m := ask(t, s, "udp", "example.com.", dns.TypeA); len(m.Answer) != 1 || time.Since(begin) > upstreamTimeout+time.Second {
+		t.Errorf("first: %v after %s", m, time.Since(begin))
+	}
+	begin = time.Now()
+	for range 5 {
+		if m := ask(t, s, "udp", "example.com.", dns.TypeA); len(m.Answer) != 1 {
+			t.Errorf("then: %v", m)
+		}
+	}
+	if time.Since(begin) > 500*time.Millisecond {
+		t.Errorf("five answers from before took %s", time.Since(begin))
+	}
+}
+
+// A resolver that answers something else, nothing readable, or a name that
+// points at itself, is as one that does not answer.
+func TestBadAnswersAreNotPassedOn(t *testing.T) {
+	for name, bad := range map[string]func(q *dns.Msg) []byte{
+		"another question": func(q *dns.Msg) []byte {
+			m := new(dns.Msg)
+			m.SetReply(q)
+			m.Question[0].Name = "evil.example."
+			b, _ := m.Pack()
+			return b
+		},
+		"loop": func(q *dns.Msg) []byte {
+			return append([]byte{byte(q.Id >> 8), byte(q.Id), 0x81, 0x80, 0, 1, 0, 0, 0, 0, 0, 0}, 0xc0, 0x0c, 0, 1, 0, 1)
+		},
+		"garbage": func(*dns.Msg) []byte { return []byte("HTTP/1.1 400 Bad Request") },
+	} {
+		t.Run(name, func(t *testing.T) {
+			upstream, _, _ := resolver(t, func(w dns.ResponseWriter, q *dns.Msg) { w.Write(bad(q)) })
+			s := start(t, upstream)
+			if m := ask(t, s, "udp", "example.com.", dns.TypeA); m.Rcode != dns.RcodeServerFailure || len(m.Answer) > 0 {
+				t.Errorf("got %v", m)
+			}
+		})
+	}
+}
+
+// What is no question gets no more bytes than it has.
+func TestGarbageIsNotAmplified(t *testing.T) {
+	upstream, _, _ := resolver(t, echoA)
+	s := start(t, upstream)
+	conn, err := net.Dial("udp", s.Addresses()[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	for name, packet := range map[string][]byte{
+		"loop":          {0, 1, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0xc0, 0x0c, 0, 1, 0, 1},
+		"short":         {0, 1, 1},
+		"two questions": append([]byte{0, 1, 1, 0, 0, 2, 0, 0, 0, 0, 0, 0}, make([]byte, 40)...),
+		"an update":     append([]byte{0, 1, 0x28, 0, 0, 1, 0, 0, 0, 0, 0, 0}, make([]byte, 40)...),
+		"an answer":     append([]byte{0, 1, 0x81, 0, 0, 1, 0, 0, 0, 0, 0, 0}, make([]byte, 40)...),
+	} {
+		if _, err := conn.Write(packet); err != nil {
+			t.Fatal(err)
+		}
+		conn.SetReadDeadline(time.Now().Add(100 * time.Millisecond))
+		buf := make([]byte, 4096)
+		if n, err := conn.Read(buf); err == nil && n > len(packet) {
+			t.Errorf("%s: %d bytes answered with %d", name, len(packet), n)
+		}
+	}
+	if m := ask(t, s, "udp", "api.mesh.", dns.TypeA); len(m.Answer) != 1 {
+		t.Errorf("afterwards: %v", m)
+	}
+	q := new(dns.Msg)
+	q.SetQuestion("api.mesh.", dns.TypeA)
+	q.SetEdns0(1232, false)
+	q.IsEdns0().SetVersion(1)
+	m, _, err := new(dns.Client).Exchange(q, s.Addresses()[0])
+	if err != nil || m.Rcode != dns.RcodeBadVers || len(m.Answer) > 0 {
+		t.Errorf("EDNS version 1: %v, %v", m, err)
+	}
+}
+
+func BenchmarkMeshName(b *testing.B) {
+	z := newZone("mesh", "")
+	z.set([]Name{api})
+	q := new(dns.Msg)
+	q.SetQuestion("api.mesh.", dns.TypeA)
+	for b.Loop() {
+		m := z.answer(q.Question[0])
+		m.SetReply(q)
+		fit(m, q, &net.UDPAddr{})
+		if _, err := m.Pack(); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
 // FuzzAnswer feeds packets as they come off the wire.
 func FuzzAnswer(f *testing.F) {
 	for _, name := range []string{"api.mesh.", "x.", "api.service.consul."} {

@@ -6,6 +6,7 @@ import (
 	"net"
 	"os"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -17,7 +18,9 @@ const (
 	upstreamTimeout = 2 * time.Second  // of one question to all resolvers together
 	staleFor        = 30 * time.Second // how long an answer serves after its end when no resolver answers
 	maxCached       = 10_000
-	maxForwards     = 256 // at a time; more are answered SERVFAIL
+	maxCachedBytes  = 4096            // of one answer; a larger one is not kept
+	deadFor         = 2 * time.Second // how long nobody waits again for resolvers that did not answer, where something kept will do
+	maxForwards     = 256             // at a time; more are answered SERVFAIL
 )
 
 // forwarder asks the host's own resolvers.
@@ -30,6 +33,7 @@ type forwarder struct {
 	read  time.Time // of resolv.conf, last looked at
 	mtime time.Time
 	list  []string
+	dead  time.Time // until then
 
 	cache cache
 }
@@ -48,6 +52,13 @@ func (f *forwarder) ask(q *dns.Msg, overTCP bool) *dns.Msg {
 		return failed(q)
 	}
 	k := keyOf(q)
+	if f.isDead(time.Now()) {
+		if m := f.cache.get(k, time.Now()); m != nil {
+			m.Id, m.Question = q.Id, q.Question
+			return m
+		}
+	}
+	heard := false
 	ctx, cancel := context.WithTimeout(context.Background(), upstreamTimeout)
 	defer cancel()
 	for _, upstream := range f.upstreams() {
@@ -56,6 +67,8 @@ func (f *forwarder) ask(q *dns.Msg, overTCP bool) *dns.Msg {
 			f.log.Debug("a resolver does not answer", "resolver", upstream, "error", err)
 			continue
 		}
+		heard = true
+		f.mark(time.Time{})
 		if m.Rcode == dns.RcodeSuccess || m.Rcode == dns.RcodeNameError {
 			if !m.Truncated {
 				f.cache.put(k, m, time.Now())
@@ -66,12 +79,29 @@ func (f *forwarder) ask(q *dns.Msg, overTCP bool) *dns.Msg {
 			return m
 		}
 	}
+	if !heard {
+		f.mark(time.Now().Add(deadFor))
+	}
 	if m := f.cache.get(k, time.Now()); m != nil {
 		m.Id, m.Question = q.Id, q.Question
 		return m
 	}
 	return failed(q)
 }
+
+func (f *forwarder) isDead(now time.Time) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return now.Before(f.dead)
+}
+
+func (f *forwarder) mark(dead time.Time) {
+	f.mu.Lock()
+	f.dead = dead
+	f.mu.Unlock()
+}
+
+var errOther = errors.New("it answers another question")
 
 // exchange puts a question to one resolver: over UDP with a timeout that leaves
 // time for the next one, over TCP where the asker did, or the answer was cut.
@@ -94,6 +124,9 @@ func exchange(ctx context.Context, upstream string, q *dns.Msg, overTCP bool) (*
 	}
 	if err != nil {
 		return nil, err
+	}
+	if !m.Response || len(m.Question) != 1 || !strings.EqualFold(m.Question[0].Name, q.Question[0].Name) || m.Question[0].Qtype != q.Question[0].Qtype {
+		return nil, errOther
 	}
 	m.Id = q.Id
 	m.Question = q.Question

@@ -92,6 +92,11 @@ func (s *Server) listen(address string) error {
 // Serve answers on sockets that the caller opened, such as in a network
 // namespace. They are closed by Close.
 func (s *Server) Serve(packets net.PacketConn, streams net.Listener) {
+	for _, socket := range []any{packets, streams} {
+		if err := keepLocal(socket); err != nil {
+			s.log.Warn("DNS is not bound to loopback's interface", "address", packets.LocalAddr(), "error", err)
+		}
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	udp := &dns.Server{PacketConn: packets, Handler: s, UDPSize: maxUDP, MsgAcceptFunc: accept}
@@ -164,6 +169,10 @@ func (s *Server) ServeDNS(w dns.ResponseWriter, q *dns.Msg) {
 		return // never an open resolver
 	}
 	m := s.zone.answer(q.Question[0])
+	if opt := q.IsEdns0(); opt != nil && opt.Version() != 0 {
+		m = &dns.Msg{}
+		m.Rcode = dns.RcodeBadVers
+	}
 	if m != nil {
 		rcode, authoritative := m.Rcode, m.Authoritative
 		m.SetReply(q)
@@ -197,7 +206,37 @@ func fit(m, q *dns.Msg, local net.Addr) {
 	if _, tcp := local.(*net.TCPAddr); tcp {
 		size = dns.MaxMsgSize
 	}
+	if m.Rcode > 0xf && asked == nil {
+		m.Rcode = dns.RcodeServerFailure // the rest of the code has no place without EDNS
+	}
 	m.Truncate(size)
+}
+
+// keepLocal makes the kernel drop what did not come over loopback's interface,
+// where a socket listens on a loopback address: net.ipv4.conf.*.route_localnet,
+// which container engines set, lets neighbours on the network reach 127.0.0.1.
+// What capture redirects comes over that interface too.
+func keepLocal(socket any) error {
+	var here net.Addr
+	switch x := socket.(type) {
+	case net.PacketConn:
+		here = x.LocalAddr()
+	case net.Listener:
+		here = x.Addr()
+	}
+	conn, ok := socket.(syscall.Conn)
+	if !ok || !addrOf(here).IsLoopback() {
+		return nil
+	}
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var set error
+	err = raw.Control(func(fd uintptr) {
+		set = syscall.SetsockoptString(int(fd), syscall.SOL_SOCKET, syscall.SO_BINDTODEVICE, "lo")
+	})
+	return errors.Join(err, set)
 }
 
 func withoutOPT(list []dns.RR) []dns.RR {

@@ -26,9 +26,7 @@ type zone struct {
 }
 
 func newZone(domain, datacenter string) *zone {
-	z := &zone{domain: dns.CanonicalName(domain), datacenter: strings.ToLower(datacenter)}
-	z.names.Store(&map[string]Name{})
-	return z
+	return &zone{domain: dns.CanonicalName(domain), datacenter: strings.ToLower(datacenter)}
 }
 
 func (z *zone) set(list []Name) {
@@ -51,14 +49,24 @@ func (z *zone) set(list []Name) {
 // Consul name only addresses are: everything else about it is Consul's to say.
 func (z *zone) answer(q dns.Question) *dns.Msg {
 	name := dns.CanonicalName(q.Name)
-	n, known := (*z.names.Load())[name]
 	ours := dns.IsSubDomain(z.domain, name)
-	address := q.Qtype == dns.TypeA || q.Qtype == dns.TypeAAAA
+	m := &dns.Msg{}
+	table := z.names.Load()
 	switch {
-	case !known && !ours, known && !ours && !address, q.Qclass != dns.ClassINET:
+	case ours && q.Qclass != dns.ClassINET:
+		m.Rcode = dns.RcodeRefused // a mesh name is never anybody else's to answer
+		return m
+	case ours && table == nil:
+		m.Rcode = dns.RcodeServerFailure // not known yet is not unknown
+		return m
+	case table == nil:
 		return nil
 	}
-	m := &dns.Msg{}
+	n, known := (*table)[name]
+	address := q.Qtype == dns.TypeA || q.Qtype == dns.TypeAAAA
+	if !ours && (!known || !address || q.Qclass != dns.ClassINET) {
+		return nil
+	}
 	m.Authoritative = true
 	if !known && name != z.domain {
 		m.Rcode = dns.RcodeNameError
