@@ -90,14 +90,32 @@ func (h *Host) WaitReady(ctx context.Context) error {
 	return nil
 }
 
-// Capture applies and confirms the capture.
+// Capture applies and confirms the capture, and waits until the server has the
+// host's service durably in the mesh.
 func (h *Host) Capture(ctx context.Context) error {
 	for _, verb := range []string{"apply", "confirm"} {
 		if out, code := h.Kerege(ctx, "capture", verb); code != 0 {
 			return fmt.Errorf("kerege capture %s: exit %d: %s\nagent: %s", verb, code, out, h.Agent.Tail(1500))
 		}
 	}
-	return nil
+	return lab.Until(ctx, 10*time.Second, h.Name+" to be in the mesh", func() error {
+		out, _ := h.town.Ask(ctx, "status", "-json")
+		var st struct {
+			Nodes []struct {
+				Name     string
+				Services []string
+			}
+		}
+		if err := json.Unmarshal([]byte(out), &st); err != nil {
+			return fmt.Errorf("%w: %s", err, out)
+		}
+		for _, n := range st.Nodes {
+			if n.Name == h.Name && len(n.Services) > 0 {
+				return nil
+			}
+		}
+		return fmt.Errorf("it is not: %s", out)
+	})
 }
 
 // Kerege runs a command against the host's agent.
