@@ -190,7 +190,8 @@ func (h *Hub) Waiting() string {
 	return "waiting for the first snapshot"
 }
 
-// Changes has one token when there is something to Take.
+// Changes has one token when there is something to Take. A Take in between may
+// have had it already: the next one is then empty.
 func (h *Hub) Changes() <-chan struct{} { return h.changes }
 
 // Take gives the current snapshot and, sorted, all keys that changed since the

@@ -142,7 +142,7 @@ func (l *life) describe(ctx context.Context, k key, regs []*api.ServiceRegistrat
 	}
 	for _, id := range slices.Sorted(maps.Keys(allocs)) {
 		asking.Go(func() {
-			if got := l.readAlloc(ctx, k, id, allocs[id]); !got.ok() {
+			if got := l.readAlloc(ctx, k, id, allocs[id], force); !got.ok() {
 				mu.Lock()
 				v = got
 				mu.Unlock()
@@ -153,7 +153,7 @@ func (l *life) describe(ctx context.Context, k key, regs []*api.ServiceRegistrat
 	return v
 }
 
-func (l *life) readAlloc(ctx context.Context, k key, id string, seen uint64) verdict {
+func (l *life) readAlloc(ctx context.Context, k key, id string, seen uint64, force bool) verdict {
 	var got allocation
 	_, err := l.query(ctx, "/v1/allocation/"+id, &got, &api.QueryOptions{Namespace: k.namespace})
 	gone := statusOf(err) == http.StatusNotFound
@@ -169,7 +169,7 @@ func (l *life) readAlloc(ctx context.Context, k key, id string, seen uint64) ver
 	switch {
 	case gone:
 		a.gone, a.stale = true, false
-	case got.ModifyIndex >= a.ModifyIndex || a.stale:
+	case force || got.ModifyIndex >= a.ModifyIndex:
 		a.read(got)
 	}
 	a.services[k], a.seen = true, max(a.seen, seen)

@@ -36,6 +36,7 @@ type life struct {
 	healed   chan struct{} // closed when Nomad answers again
 	spaces   map[string]*space
 	services map[key]*service
+	names    map[string][]key // of services, by name
 	allocs   map[string]*alloc
 	nodes    map[string]*node
 	dirty    map[string]bool // names to compose again
@@ -55,7 +56,7 @@ type space struct {
 func newLife(s *Source) *life {
 	l := &life{
 		Source: s, began: s.opt.Now(), changed: make(chan struct{}, 1), healed: make(chan struct{}),
-		spaces: map[string]*space{}, services: map[key]*service{}, allocs: map[string]*alloc{}, nodes: map[string]*node{},
+		spaces: map[string]*space{}, services: map[key]*service{}, names: map[string][]key{}, allocs: map[string]*alloc{}, nodes: map[string]*node{},
 		dirty: map[string]bool{}, said: map[string][]mesh.Instance{},
 	}
 	for _, ns := range s.opt.Namespaces {

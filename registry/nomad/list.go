@@ -138,7 +138,7 @@ func (l *life) take(ctx context.Context, sp *space, got listing) {
 	sp.names = got.names
 	if !sp.known {
 		sp.known = true
-		l.redo(slices.Collect(maps.Keys(l.said))...)
+		l.redo(slices.Collect(maps.Keys(l.names))...)
 	}
 }
 
@@ -148,6 +148,7 @@ func (l *life) touch(ctx context.Context, sp *space, k key) {
 	if svc == nil {
 		svc = newService(k, sp)
 		l.services[k] = svc
+		l.names[k.name] = append(l.names[k.name], k)
 		l.all.Go(func() { l.follow(ctx, svc) })
 	}
 	svc.poke()

@@ -20,8 +20,8 @@ func (l *life) publish(ctx context.Context, out chan<- mesh.Part) {
 		case <-l.changed:
 		case <-impatient.C:
 			l.mu.Lock()
-			for k := range l.services {
-				l.dirty[k.name] = true
+			for name := range l.names {
+				l.dirty[name] = true
 			}
 			l.mu.Unlock()
 		case <-ctx.Done():
@@ -109,10 +109,10 @@ func (l *life) complete() bool {
 		if !sp.known {
 			return false
 		}
-		for k := range sp.names {
-			if l.services[k] == nil || !l.services[k].read {
-				return false
-			}
+	}
+	for _, svc := range l.services {
+		if !svc.read {
+			return false
 		}
 	}
 	l.marked = true

@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"net/url"
 	"reflect"
+	"slices"
 	"time"
 
 	"github.com/hashicorp/nomad/api"
@@ -85,6 +86,9 @@ func (l *life) step(ctx context.Context, svc *service) (wait time.Duration, done
 	began := time.Now()
 	full := !began.Before(svc.reread)
 	got, index, v := l.ask(ctx, svc.key)
+	if v.ok() && index < svc.index { // a Nomad restored from a backup counts from there again
+		full = true
+	}
 	if v.ok() && (index < svc.index || l.loses(svc, got)) {
 		sleep(ctx, nil, again+rand.N(again))
 		got, index, v = l.ask(ctx, svc.key)
@@ -121,6 +125,10 @@ func (l *life) keep(svc *service, got []*api.ServiceRegistration, silent bool) (
 	svc.regs, svc.read = got, true
 	if len(got) == 0 && !svc.space.names[svc.key] && len(svc.poked) == 0 {
 		delete(l.services, svc.key)
+		l.names[svc.key.name] = slices.DeleteFunc(l.names[svc.key.name], func(k key) bool { return k == svc.key })
+		if len(l.names[svc.key.name]) == 0 {
+			delete(l.names, svc.key.name)
+		}
 		gone = true
 	}
 	l.redo(svc.key.name)

@@ -51,12 +51,12 @@ func (l *life) stream(ctx context.Context, sp *space) {
 
 // listen is one connection's life.
 func (l *life) listen(ctx context.Context, sp *space) error {
-	ctx, stop := context.WithCancel(ctx)
+	connection, stop := context.WithCancel(ctx)
 	defer stop()
 	quiet := time.AfterFunc(silence, stop)
 	defer quiet.Stop()
 	path := eventPath + "?" + url.Values{"topic": {"Service:*", "Allocation:*"}}.Encode()
-	body, err := l.client.Raw().Response(path, (&api.QueryOptions{Namespace: sp.name}).WithContext(ctx))
+	body, err := l.client.Raw().Response(path, (&api.QueryOptions{Namespace: sp.name}).WithContext(connection))
 	if err != nil {
 		return err
 	}
@@ -86,7 +86,7 @@ func (l *life) hear(ctx context.Context, sp *space, e event) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if s := e.Payload.Service; s != nil && s.ServiceName != "" {
-		l.touch(l.watching, sp, key{s.Namespace, s.ServiceName})
+		l.touch(ctx, sp, key{s.Namespace, s.ServiceName})
 	}
 	got := e.Payload.Allocation
 	if got == nil || l.allocs[got.ID] == nil {
