@@ -112,6 +112,7 @@ func (s *Server) listenAPI(start func(string, func(context.Context) error)) (sto
 	for pattern, h := range s.routes() {
 		mux.Handle(pattern, serveJSON(s.log.Named("api"), h))
 	}
+	mux.Handle("GET /metrics", s.metrics.Handler())
 	path := filepath.Join(s.cfg.RunDir, "server", "api.sock")
 	local, err := listenUnix(path)
 	if err != nil {

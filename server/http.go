@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
@@ -71,8 +72,11 @@ func who(r *http.Request) string {
 // requireToken lets a request pass that carries the operator's token.
 func requireToken(token func() string, next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		want := token()
-		if want == "" || subtle.ConstantTimeCompare([]byte(r.Header.Get("x-kerege-token")), []byte(want)) != 1 {
+		want, shown := token(), r.Header.Get("x-kerege-token")
+		if bearer, is := strings.CutPrefix(r.Header.Get("authorization"), "Bearer "); is && shown == "" {
+			shown = bearer // what Prometheus and curl can send without being taught
+		}
+		if want == "" || subtle.ConstantTimeCompare([]byte(shown), []byte(want)) != 1 {
 			w.Header().Set("content-type", "application/json")
 			w.WriteHeader(http.StatusForbidden)
 			fmt.Fprintln(w, `{"title":"the operator's token is missing or wrong","detail":"It is in data_dir/operator-token on the server; give it with -token-file or KEREGE_TOKEN.","status":403}`)

@@ -32,6 +32,7 @@ type planner struct {
 	sink      sink
 	translate *xds.Translator
 	tell      func(*mesh.Snapshot, []mesh.Key) // hears of every snapshot first
+	pushed    func(time.Time, []mesh.ProxyID)  // hears when a snapshot was taken and whom it gave new wishes; nil: nobody asks
 
 	wordMu sync.Mutex
 	word   []event
@@ -72,11 +73,16 @@ func (p *planner) run(ctx context.Context, hub snapshots) error {
 }
 
 func (p *planner) update(snap *mesh.Snapshot, keys []mesh.Key) {
+	taken := time.Now()
 	p.tell(snap, keys)
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for _, id := range p.compiler.Update(snap, keys) {
+	dirty := p.compiler.Update(snap, keys)
+	for _, id := range dirty {
 		p.push(id)
+	}
+	if p.pushed != nil {
+		p.pushed(taken, dirty)
 	}
 }
 

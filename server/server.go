@@ -52,6 +52,10 @@ type Server struct {
 	views   *viewTable
 	secret  string // the operator's token
 
+	metrics    *metrics
+	converging *convergence
+	tally      tally
+
 	nodeStreams *nodeServer
 }
 
@@ -79,8 +83,11 @@ func New(cfg *config.Server, opt Options) (*Server, error) {
 	s.hub = registry.New(registry.Options{Logger: s.log.Named("registry"), DataDir: filepath.Join(cfg.DataDir, "registry"), Grace: cfg.FirstGrace})
 	s.hub.Put(mesh.Part{Source: "ca", Bundle: s.ca.Bundle()})
 	s.nodes, s.views = newNodeTable(), newViewTable(s.servers())
-	s.ads = serve.New(serve.Config{Identify: serve.IdentifyBy(s.identify), Opened: serve.OpenedBy(s.opened), Closed: s.closed, Logger: s.log.Named("ads"), Now: s.now})
+	s.metrics = newMetrics(opt.Version, s.readGauges)
+	s.ads = serve.New(serve.Config{Identify: serve.IdentifyBy(s.identify), Opened: serve.OpenedBy(s.opened), Closed: s.closed, Metrics: s.metrics, Logger: s.log.Named("ads"), Now: s.now})
+	s.converging = newConvergence(s.ads.State, s.metrics.convergence.Observe, s.now)
 	s.planner = newPlanner(s.log.Named("plan"), s.ads, s.views.update)
+	s.planner.pushed = s.converging.pushed
 	return s, nil
 }
 
@@ -166,9 +173,17 @@ func (s *Server) Run(ctx context.Context) error {
 	}
 	start("registry", func(ctx context.Context) error { return s.hub.Run(ctx, sources...) })
 	start("planning", func(ctx context.Context) error { return s.planner.run(ctx, s.hub) })
+	start("measuring", s.converging.run)
+	stopMetrics, err := s.listenMetrics(start)
+	if err != nil {
+		cancel(nil)
+		return err
+	}
+	defer stopMetrics()
 	stopAPI, err := s.listenAPI(start)
 	if err != nil {
-		return errors.Join(err, stop(cancel, &running))
+		cancel(nil)
+		return err
 	}
 	defer stopAPI()
 	// Proxies are answered when the mesh is known; operators see before that what is waited for.
@@ -179,7 +194,8 @@ func (s *Server) Run(ctx context.Context) error {
 	}
 	stopGRPC, err := s.listenGRPC(start)
 	if err != nil {
-		return errors.Join(err, stop(cancel, &running))
+		cancel(nil)
+		return err
 	}
 	defer stopGRPC()
 	gen, _ := s.files.Current()
@@ -189,12 +205,6 @@ func (s *Server) Run(ctx context.Context) error {
 	}
 	<-ctx.Done()
 	return cause(ctx)
-}
-
-func stop(cancel context.CancelCauseFunc, running *sync.WaitGroup) error {
-	cancel(nil)
-	running.Wait()
-	return nil
 }
 
 // cause is why the server ends: nil when it was asked to.
@@ -211,7 +221,7 @@ func (s *Server) listenGRPC(start func(string, func(context.Context) error)) (st
 	if err != nil {
 		return nil, fmt.Errorf("listening for nodes: %w", err)
 	}
-	g := grpc.NewServer(append(serve.ServerOptions(), grpc.Creds(credentials.NewTLS(s.cert.GRPC())))...)
+	g := grpc.NewServer(append(serve.ServerOptions(), grpc.Creds(credentials.NewTLS(s.cert.GRPC())), grpc.UnaryInterceptor(s.metrics.unary))...)
 	s.ads.Register(g)
 	s.registerNodes(g)
 	start("serving nodes", func(context.Context) error { return g.Serve(l) })

@@ -42,7 +42,7 @@ func proxyOf(now time.Time, snap *mesh.Snapshot, st serve.ProxyStatus, problems 
 			p.Problems = append(p.Problems, text)
 		}
 	}
-	if st.Waiting {
+	if st.Waiting || st.Behind {
 		p.State = string(delta.Stale)
 	}
 	for _, ts := range st.Types {

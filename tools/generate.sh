@@ -10,4 +10,4 @@ GOBIN=$bin go install "google.golang.org/protobuf/cmd/protoc-gen-go@$PROTOC_GEN_
 GOBIN=$bin go install "google.golang.org/grpc/cmd/protoc-gen-go-grpc@$PROTOC_GEN_GO_GRPC"
 PATH=$bin:$PATH protoc -I api -I /usr/include --go_out=. --go_opt=module=github.com/kerege/kerege \
   --go-grpc_out=. --go-grpc_opt=module=github.com/kerege/kerege api/kerege/v1/kerege.proto
-go test ./config ./command -run 'Reference' -update >/dev/null
+go test ./config ./command ./server -run 'Reference' -update >/dev/null

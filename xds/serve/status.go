@@ -16,6 +16,7 @@ type ProxyStatus struct {
 	Envoy   string // version
 	Since   time.Time
 	Waiting bool // for its first set
+	Behind  bool // its latest set is still in the mailbox, so Status is of the one before
 	Counters
 	Unacked time.Time // the oldest message without an answer; zero: none
 	delta.Status
@@ -35,7 +36,7 @@ func (s *Server) Status() []ProxyStatus {
 	for _, st := range streams {
 		st.mu.Lock()
 		out = append(out, ProxyStatus{ID: st.id, Serial: st.serial, Peer: st.peer, Envoy: st.version, Since: st.since,
-			Waiting: st.mail.Load() == nil, Counters: st.count, Unacked: st.session.Unacked(), Status: st.session.Status()})
+			Waiting: st.mail.Load() == nil, Behind: st.behind(), Counters: st.count, Unacked: st.session.Unacked(), Status: st.session.Status()})
 		st.mu.Unlock()
 	}
 	slices.SortFunc(out, func(a, b ProxyStatus) int {

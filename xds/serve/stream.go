@@ -43,6 +43,7 @@ type stream struct {
 
 	mu      sync.Mutex
 	session *delta.Session
+	wanted  *delta.Set     // the wish that session has heard of
 	next    *delta.Message // made, not yet taken by send
 	wake    time.Time      // when send looks again
 	count   Counters
@@ -230,7 +231,8 @@ func (st *stream) handle(req *discovery.DeltaDiscoveryRequest) error {
 // fill makes the next message unless one waits already. mu is held.
 func (st *stream) fill(now time.Time) {
 	if st.next == nil {
-		st.session.Want(st.mail.Load())
+		st.wanted = st.mail.Load()
+		st.session.Want(st.wanted)
 		st.next, st.wake = st.session.NextMessage(now)
 	}
 }
