@@ -61,9 +61,37 @@ func (a *ads) DeltaAggregatedResources(g discovery.AggregatedDiscoveryService_De
 	st.session = delta.New(delta.Options{Nacked: func(n delta.Nack) { st.nacks = append(st.nacks, n) }})
 	p.join(st, req.GetNode())
 	defer p.part(st)
-	end := make(chan error, 1)
-	p.readers.Go(func() { end <- st.receive(req) }) // ends when this returns: then Recv does
-	return st.serve(end)
+	// Both end when this returns: gRPC then ends Recv and Send.
+	end, over := make(chan error, 2), make(chan struct{})
+	p.readers.Go(func() { end <- st.receive(req) })
+	p.readers.Go(func() {
+		if err := st.send(over); err != nil {
+			end <- err
+		}
+	})
+	defer close(over)
+	return st.watch(end)
+}
+
+// watch returns when the stream must end, and why; nil: the client left.
+func (st *stream) watch(end <-chan error) error {
+	tick := time.NewTicker(ackWithin / 12)
+	defer tick.Stop()
+	for {
+		select {
+		case err := <-end:
+			return err
+		case <-st.grpc.Context().Done():
+			return nil
+		case <-tick.C:
+		}
+		st.proxy.mu.Lock()
+		at := st.session.Unacked()
+		st.proxy.mu.Unlock()
+		if !at.IsZero() && time.Since(at) >= ackWithin {
+			return status.Errorf(codes.DeadlineExceeded, "a message was not acknowledged within %s", ackWithin)
+		}
+	}
 }
 
 func (p *Proxy) join(st *stream, node *corev3.Node) {
@@ -137,15 +165,12 @@ func (st *stream) handle(req *discovery.DeltaDiscoveryRequest) error {
 	return nil
 }
 
-// serve sends until the stream ends.
-func (st *stream) serve(end <-chan error) error {
+// send writes messages until the stream ends.
+func (st *stream) send(over <-chan struct{}) error {
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
 	for {
-		m, wake, late := st.next()
-		if late {
-			return status.Errorf(codes.DeadlineExceeded, "a message was not acknowledged within %s", ackWithin)
-		}
+		m, wake := st.next()
 		if m != nil {
 			if err := st.grpc.Send(m); err != nil {
 				return err
@@ -158,9 +183,7 @@ func (st *stream) serve(end <-chan error) error {
 			due = timer.C
 		}
 		select {
-		case err := <-end:
-			return err
-		case <-st.grpc.Context().Done():
+		case <-over:
 			return nil
 		case <-st.poked:
 		case <-due:
@@ -169,21 +192,15 @@ func (st *stream) serve(end <-chan error) error {
 }
 
 // next is the next message, or when to look again.
-func (st *stream) next() (m *discovery.DeltaDiscoveryResponse, wake time.Time, late bool) {
+func (st *stream) next() (m *discovery.DeltaDiscoveryResponse, wake time.Time) {
 	p := st.proxy
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	now := time.Now()
 	m, wake = st.session.Next(now)
-	if at := st.session.Unacked(); !at.IsZero() {
-		if at = at.Add(ackWithin); !now.Before(at) {
-			return nil, wake, true
-		}
-		wake = sooner(wake, at)
-	}
-	if m == nil && len(p.pending) > 0 {
+	if m == nil {
 		// A message that is late now counts as accepted: a server may be told.
 		p.wake = sooner(p.wake, p.answer(now))
 	}
-	return m, wake, false
+	return m, wake
 }

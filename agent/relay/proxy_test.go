@@ -101,6 +101,9 @@ func TestRefusalsPassInEnvoysWords(t *testing.T) {
 	if ts.State != delta.Nacked || len(ts.Refused) != 1 || ts.Refused[0].Held != route("a", 1).Version {
 		t.Errorf("status %+v", ts)
 	}
+	l.stopServer() // another server hears of it too
+	l.startServer()
+	l.until("the refusal at another server", func() bool { return l.serverState(delta.TypeRoute).State == delta.Nacked })
 	e.Close()
 
 	// The next Envoy of that version, also after a restart of the agent without
