@@ -1,0 +1,228 @@
+// Package nomad starts a real Nomad, server and client in one, for tests: on
+// loopback, in a lab (lab.Enter), with raw_exec.
+//
+// Promises: its state outlives Kill, so that it can be started again; it ends,
+// with its jobs, when Close is called, and with the lab in any case.
+package nomad
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/hashicorp/nomad/api"
+
+	"github.com/kerege/kerege/e2e/lab"
+	"github.com/kerege/kerege/e2e/parts"
+)
+
+// Options of an Agent.
+type Options struct {
+	ACL  bool   // the management token is Agent.Token
+	More string // HCL added to the agent's configuration
+}
+
+// Agent is one Nomad on 127.0.0.1:4646.
+type Agent struct {
+	*api.Client
+	Addr  string
+	Token string // management; "" without ACL
+	Dir   string
+
+	opt  Options
+	cmd  *exec.Cmd
+	done chan struct{}
+}
+
+const config = `
+data_dir             = "%s/data"
+bind_addr            = "127.0.0.1"
+name                 = "n1"
+disable_update_check = true
+log_level            = "WARN"
+advertise {
+  http = "127.0.0.1"
+  rpc  = "127.0.0.1"
+  serf = "127.0.0.1"
+}
+server {
+  enabled          = true
+  bootstrap_expect = 1
+  raft_multiplier  = 1
+}
+client {
+  enabled           = true
+  network_interface = "lo"
+  meta { rack = "r1" }
+  options = { "fingerprint.denylist" = "env_aws,env_gce,env_azure,env_digitalocean,consul,vault" }
+}
+plugin "raw_exec" {
+  config { enabled = true }
+}
+acl { enabled = %v }
+%s
+`
+
+// Start starts a Nomad and waits until its node takes jobs.
+func Start(opt Options) (*Agent, error) {
+	if !lab.Inside() {
+		return nil, errors.New("starting nomad: it runs in a lab only (lab.Enter)")
+	}
+	dir, err := os.MkdirTemp("", "krnmd-")
+	if err != nil {
+		return nil, fmt.Errorf("starting nomad: %w", err)
+	}
+	a := &Agent{Addr: "http://127.0.0.1:4646", Dir: dir, opt: opt}
+	if err := os.WriteFile(filepath.Join(dir, "agent.hcl"), fmt.Appendf(nil, config, dir, opt.ACL, opt.More), 0o600); err != nil {
+		return nil, errors.Join(fmt.Errorf("starting nomad: %w", err), a.Close())
+	}
+	if a.Client, err = api.NewClient(&api.Config{Address: a.Addr}); err != nil {
+		return nil, errors.Join(fmt.Errorf("starting nomad: %w", err), a.Close())
+	}
+	if err := a.Boot(); err != nil {
+		return nil, errors.Join(err, a.Close())
+	}
+	return a, nil
+}
+
+// Boot starts the agent, again after Kill, and waits until its node is ready.
+func (a *Agent) Boot() error {
+	path, err := parts.Find("nomad")
+	if err != nil {
+		return err
+	}
+	log, err := os.OpenFile(filepath.Join(a.Dir, "log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		return fmt.Errorf("starting nomad: %w", err)
+	}
+	defer log.Close()
+	cmd := exec.Command(path, "agent", "-config", filepath.Join(a.Dir, "agent.hcl"))
+	cmd.Stdout, cmd.Stderr = log, log
+	if err := cmd.Start(); err != nil {
+		return fmt.Errorf("starting nomad: %w", err)
+	}
+	done := make(chan struct{})
+	a.cmd, a.done = cmd, done
+	go func() { cmd.Wait(); close(done) }()
+	alive, stop := context.WithCancel(context.Background())
+	defer stop()
+	go func() {
+		select {
+		case <-done:
+			stop()
+		case <-alive.Done():
+		}
+	}()
+	err = lab.Until(alive, time.Minute, "nomad's node", func() error {
+		if a.opt.ACL && a.Token == "" {
+			token, _, err := a.ACLTokens().Bootstrap(nil)
+			if err != nil {
+				return err
+			}
+			a.Token = token.SecretID
+			a.SetSecretID(a.Token)
+		}
+		nodes, _, err := a.Nodes().List(nil)
+		if err != nil {
+			return err
+		}
+		if len(nodes) == 0 || nodes[0].Status != "ready" {
+			return errors.New("it is not ready")
+		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("%w\n%s", err, a.Log())
+	}
+	return nil
+}
+
+// Kill ends the agent at once; its jobs go on.
+func (a *Agent) Kill() {
+	a.cmd.Process.Kill()
+	<-a.done
+}
+
+// Signal sends to the agent, such as SIGSTOP.
+func (a *Agent) Signal(s syscall.Signal) error { return a.cmd.Process.Signal(s) }
+
+// Log is the end of what the agent wrote.
+func (a *Agent) Log() string {
+	text, err := os.ReadFile(filepath.Join(a.Dir, "log"))
+	if err != nil {
+		return err.Error()
+	}
+	return string(text[max(0, len(text)-4000):])
+}
+
+// Run submits a job as text and waits for none of it.
+func (a *Agent) Run(hcl string) error {
+	job, err := a.Jobs().ParseHCL(hcl, true)
+	if err != nil {
+		return fmt.Errorf("parsing a job: %w", err)
+	}
+	if _, _, err := a.Jobs().Register(job, nil); err != nil {
+		return fmt.Errorf("running a job: %w", err)
+	}
+	return nil
+}
+
+// Stop stops a job of a namespace and purges it.
+func (a *Agent) Stop(namespace, job string) error {
+	if _, _, err := a.Jobs().Deregister(job, true, &api.WriteOptions{Namespace: namespace}); err != nil {
+		return fmt.Errorf("stopping job %s: %w", job, err)
+	}
+	return nil
+}
+
+// Close stops every job and the agent, and removes its files.
+func (a *Agent) Close() error {
+	var errs []error
+	if a.cmd != nil {
+		errs = append(errs, a.stopAll())
+		a.Kill()
+	}
+	a.unmount()
+	return errors.Join(append(errs, os.RemoveAll(a.Dir))...)
+}
+
+func (a *Agent) stopAll() error {
+	jobs, _, err := a.Jobs().List(&api.QueryOptions{Namespace: "*"})
+	if err != nil {
+		return fmt.Errorf("listing jobs: %w", err)
+	}
+	for _, j := range jobs {
+		if err := a.Stop(j.Namespace, j.ID); err != nil {
+			return err
+		}
+	}
+	return lab.Until(context.Background(), 20*time.Second, "the end of all allocations", func() error {
+		list, _, err := a.Allocations().List(&api.QueryOptions{Namespace: "*"})
+		if err != nil {
+			return err
+		}
+		for _, alloc := range list {
+			if alloc.ClientStatus == "running" {
+				return fmt.Errorf("%s of %s runs", alloc.ID, alloc.JobID)
+			}
+		}
+		return nil
+	})
+}
+
+// unmount releases the secrets' directories that Nomad mounts below its data.
+func (a *Agent) unmount() {
+	mounts, _ := os.ReadFile("/proc/self/mounts")
+	for line := range bytes.Lines(mounts) {
+		if f := strings.Fields(string(line)); len(f) > 1 && strings.HasPrefix(f[1], a.Dir+"/") {
+			syscall.Unmount(f[1], syscall.MNT_DETACH)
+		}
+	}
+}
