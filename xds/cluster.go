@@ -195,13 +195,29 @@ func endpoints(e *plan.Endpoints, name string) *endpointv3.ClusterLoadAssignment
 		return out
 	}
 	for _, g := range e.Groups {
-		group := &endpointv3.LocalityLbEndpoints{Locality: &corev3.Locality{Region: g.Locality.Region, Zone: g.Locality.Zone, SubZone: g.Locality.SubZone}}
-		for _, i := range g.Endpoints {
-			group.LbEndpoints = append(group.LbEndpoints, endpoint(i))
+		for _, in := range []bool{true, false} {
+			group := &endpointv3.LocalityLbEndpoints{Locality: &corev3.Locality{Region: g.Locality.Region, Zone: g.Locality.Zone, SubZone: subZone(g.Locality.SubZone, in)}}
+			for _, i := range g.Endpoints {
+				if i.In == in {
+					group.LbEndpoints = append(group.LbEndpoints, endpoint(i))
+				}
+			}
+			if len(group.LbEndpoints) > 0 {
+				out.Endpoints = append(out.Endpoints, group)
+			}
 		}
-		out.Endpoints = append(out.Endpoints, group)
 	}
 	return out
+}
+
+// subZone keeps instances that are reached in plaintext in a locality of their
+// own: Envoy makes a host anew when its locality changes, so that one that comes
+// into the mesh is not called over the plaintext connections it had before.
+func subZone(name string, in bool) string {
+	if in {
+		return name
+	}
+	return name + "/plaintext"
 }
 
 func endpoint(i plan.Endpoint) *endpointv3.LbEndpoint {

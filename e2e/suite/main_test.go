@@ -112,6 +112,12 @@ service "api" {
 %s%s
   subset "v1" { filter = "Service.Meta.version == v1" }
   subset "v2" { filter = "Service.Meta.version == v2" }
+
+  outlier {
+    consecutive_5xx = 3
+    interval        = "1s"
+    eject           = "2s"
+  }
 }
 
 %s`, instance(w.Hosts["web"]), instance(w.Hosts["api1"]), instance(w.Hosts["api2"]), intention)
