@@ -24,7 +24,7 @@ func (s *Server) plan() (api.Plan, error) {
 	old := s.hub.Snapshot()
 	if m != nil {
 		diags = append(diags, m.Unsupported...)
-		diags = append(diags, s.checkTrustDomain(m)...)
+		diags = append(diags, s.check(m)...)
 		diags = append(diags, config.CatalogWarnings(m, instancesOf(old))...)
 	}
 	out.Warnings, out.Diagnostics = diagnostics(diags)

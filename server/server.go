@@ -71,7 +71,7 @@ func New(cfg *config.Server, opt Options) (*Server, error) {
 	}
 	s.files = file.New(file.Options{
 		Paths: cfg.MeshPaths, State: filepath.Join(cfg.DataDir, "mesh.json"), Watch: opt.Watch,
-		Check: s.checkTrustDomain, Logger: s.log.Named("file"),
+		Check: s.check, Logger: s.log.Named("file"),
 	})
 	trustDomain, err := s.trustDomain()
 	if err != nil {
@@ -129,19 +129,6 @@ func (s *Server) openCA(trustDomain string) (err error) {
 		return errors.Join(err, s.ca.Close())
 	}
 	return nil
-}
-
-// checkTrustDomain refuses mesh files whose trust domain is not the CA's.
-func (s *Server) checkTrustDomain(m *config.Mesh) config.Diagnostics {
-	if s.ca == nil || m.Config == nil || m.Config.TrustDomain == "" || m.Config.TrustDomain == s.ca.TrustDomain() {
-		return nil
-	}
-	p := m.Config.Pos
-	return config.Diagnostics{{
-		Severity: config.Error, Code: "KRG1090", Position: config.Position{File: p.File, Line: p.Line, Column: p.Column},
-		Message: fmt.Sprintf("the trust domain is %q, and this server's CA signs for %q", m.Config.TrustDomain, s.ca.TrustDomain()),
-		Fix:     "A trust domain is for the life of a mesh: write the CA's. For another mesh, give the server another data_dir.",
-	}}
 }
 
 // servers is what agents keep to find the control plane again.
