@@ -248,7 +248,9 @@ type nodeClient struct {
 
 func (d *desk) connect(cert *tls.Certificate) nodeClient {
 	d.t.Helper()
-	c, err := keregev1.NewNodeClient(d.dial(cert)).Connect(d.t.Context())
+	ctx, cancel := context.WithTimeout(d.t.Context(), 15*time.Second) // what does not come fails the test
+	d.t.Cleanup(cancel)
+	c, err := keregev1.NewNodeClient(d.dial(cert)).Connect(ctx)
 	noError(d.t, err)
 	return nodeClient{c, d.t}
 }
