@@ -193,7 +193,7 @@ func (s *Source) refuse(why error) {
 	s.refused, s.trouble = why, s.opt.Now()
 	gen := s.gen.Counter
 	s.mu.Unlock()
-	s.log.Error("the mesh's files are refused; the generation before goes on", "generation", gen, "error", why)
+	s.log.Error("the mesh's files are refused; the generation before goes on", "generation", gen, "error", why.Error())
 }
 
 // accept makes a mesh the current one, on disk first.
