@@ -74,9 +74,16 @@ func printProbes(c *Call, probes []capture.Probe) {
 		if !p.OK {
 			mark = c.paint(color.FgRed, "✗")
 		}
-		t.add("  "+mark, p.Workload, p.What, fmt.Sprint(p.Family), plain(p.Why))
+		t.add("  "+mark, dash(p.Workload), p.What, familyName(p.Family), plain(p.Why))
 	}
 	t.print(c.out)
+}
+
+func familyName(f capture.Family) string {
+	if f == 0 {
+		return ""
+	}
+	return fmt.Sprintf("ipv%d", f)
 }
 
 func captureConfirmCommand() Command {

@@ -44,6 +44,9 @@ func tell(ctx context.Context, keep, consul bool) (err error) {
 		d.arrive, d.call, d.split, d.killProgram, d.killHost, d.refuse, d.takeAway, d.rotate, d.serverGone, d.leave,
 	} {
 		if err := chapter(ctx); err != nil {
+			if ctx.Err() != nil {
+				return ctx.Err()
+			}
 			return err
 		}
 		if keep && d.chapter == keepAfter {
