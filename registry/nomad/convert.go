@@ -36,7 +36,7 @@ func convert(regs []*api.ServiceRegistration, allocs map[string]*alloc, nodes ma
 			in.Meta, in.Health = a.meta(r.ServiceName), a.healthOf(r.ServiceName)
 		}
 		if ports[r.AllocID] > 1 {
-			in.PortName = portLabel(r)
+			in.PortName = portLabel(r, allocs[r.AllocID])
 		}
 		in.Protocol = protocol(&in)
 		list = append(list, in)
@@ -62,8 +62,13 @@ func addr(host string, port int) netip.AddrPort {
 
 // portLabel is the end of a registration's ID,
 // _nomad-task-ALLOC-GROUP_OR_TASK-SERVICE-LABEL.
-func portLabel(r *api.ServiceRegistration) string {
+func portLabel(r *api.ServiceRegistration, a *alloc) string {
 	_, rest, ok := strings.Cut(r.ID, r.AllocID)
+	if a != nil {
+		if label, ok := strings.CutPrefix(rest, "-group-"+a.TaskGroup+"-"+r.ServiceName+"-"); ok {
+			return label
+		}
+	}
 	i := strings.LastIndex(rest, "-"+r.ServiceName+"-")
 	if !ok || i < 0 {
 		return ""

@@ -49,7 +49,11 @@ func (l *life) list(ctx context.Context, sp *space) {
 		}
 		faults = 0
 		before := index
-		index = nextIndex(before, got.index)
+		if index = nextIndex(before, got.index); index == 0 { // a Nomad restored from a backup tells nothing of what that changed
+			l.mu.Lock()
+			l.pokeAll(sp)
+			l.mu.Unlock()
+		}
 		idle++
 		if got.index > before && got.index > 1 || time.Since(began) >= wait/2 {
 			idle = 0

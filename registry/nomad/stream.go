@@ -4,7 +4,7 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
-	"errors"
+	"fmt"
 	"io"
 	"net/url"
 	"time"
@@ -73,13 +73,16 @@ func (l *life) listen(ctx context.Context, sp *space) error {
 		l.mu.Unlock()
 		var got struct{ Events []event }
 		if err := json.Unmarshal(lines.Bytes(), &got); err != nil {
-			return err
+			return fmt.Errorf("nomad said %.200q", lines.Text()) // a refusal comes as plain text
 		}
 		for _, e := range got.Events {
 			l.hear(ctx, sp, e)
 		}
 	}
-	return errors.Join(lines.Err(), io.ErrUnexpectedEOF)
+	if err := lines.Err(); err != nil {
+		return err
+	}
+	return io.ErrUnexpectedEOF
 }
 
 func (l *life) hear(ctx context.Context, sp *space, e event) {
