@@ -60,9 +60,7 @@ func (m *Manager) Orphaned(ctx context.Context) (orphan bool, err error) {
 		for _, w := range c.Workloads {
 			m.down[w.Name] = w.Bypass && !listening(w.Netns, w.OutboundPort)
 		}
-		if err := m.save(*s); err != nil {
-			m.o.Log.Error("recording an orphaned capture", "error", err)
-		}
+		m.saveOrRemember(*s)
 		_, err := m.bring(ctx, s, false)
 		return errors.Join(err, m.save(*s))
 	})

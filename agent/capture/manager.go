@@ -40,7 +40,9 @@ type Manager struct {
 	down     map[string]bool // workloads whose Envoy is gone, in bypass
 	backends map[string]Backend
 	lastErr  error
-	settled  bool // the tables were as they should be when last seen
+	saved    *state // as last written
+	lost     bool   // the file does not say what last does
+	settled  bool   // the tables were as they should be when last seen
 }
 
 // New makes a Manager. It touches nothing.
@@ -85,6 +87,7 @@ func (m *Manager) Apply(ctx context.Context, c Config, undo time.Duration) (Appl
 	var out Applied
 	err := m.locked(func(s *state) error {
 		before := *s
+		c := c.settleSessions(s.Config)
 		if s.Config == nil || !same(*s.Config, c) {
 			if s.Deadline.IsZero() {
 				s.Previous = s.Config
@@ -112,7 +115,31 @@ func (m *Manager) Apply(ctx context.Context, c Config, undo time.Duration) (Appl
 	return out, err
 }
 
-func same(a, b Config) bool {
+// settleSessions keeps the sessions of the config before, where nothing else is
+// new and the ports by which people come in are left alone already: that another
+// operator logs in is no reason to write. Sessions that are open live on anyway.
+func (c Config) settleSessions(before *Config) Config {
+	if before == nil {
+		return c
+	}
+	open := (&builder{c: *before}).never()
+	for _, s := range c.Sessions {
+		port := s.Local.Port()
+		if !slices.ContainsFunc(open, func(r portRange) bool { return r.first <= port && port <= r.last }) {
+			return c
+		}
+	}
+	settled := c
+	settled.Sessions = before.Sessions
+	if !same(settled, *before) {
+		return c
+	}
+	return settled
+}
+
+func same(a, b Config) bool { return sameJSON(a, b) }
+
+func sameJSON[T any](a, b T) bool {
 	x, errX := json.Marshal(a)
 	y, errY := json.Marshal(b)
 	return errX == nil && errY == nil && bytes.Equal(x, y)
@@ -160,9 +187,7 @@ func (m *Manager) removeAll(ctx context.Context, s *state) (changed bool, err er
 		return changed, err
 	}
 	s.Backends, s.Cgroups, m.settled = nil, nil, false
-	if saved := m.save(*s); saved != nil {
-		m.o.Log.Error("recording the removal", "error", saved)
-	}
+	m.saveOrRemember(*s)
 	return changed, nil
 }
 
@@ -193,9 +218,7 @@ func (m *Manager) alter(ctx context.Context, change func(*Config)) error {
 			change(&p)
 			s.Previous = &p
 		}
-		if err := m.save(*s); err != nil {
-			m.o.Log.Error("recording a change of the capture", "error", err)
-		}
+		m.saveOrRemember(*s)
 		_, err := m.bring(ctx, s, false)
 		m.settled = err == nil
 		return errors.Join(err, m.save(*s))
@@ -216,10 +239,13 @@ func (m *Manager) locked(do func(*state) error) error {
 	defer m.mu.Unlock()
 	s, err := m.file.load()
 	switch {
+	case err == nil && m.newer(s):
+		s = *m.last
 	case err == nil:
+		m.lost = false
 	case m.last != nil:
 		m.o.Log.Error("the capture's record is lost, going on from memory", "error", err)
-		s = *m.last
+		s, m.lost = *m.last, true
 	case errors.Is(err, fs.ErrNotExist):
 	default:
 		m.o.Log.Error("starting without a record", "error", err)
@@ -231,15 +257,36 @@ func (m *Manager) locked(do func(*state) error) error {
 }
 
 func (m *Manager) save(s state) error {
-	if m.last != nil && reflect.DeepEqual(*m.last, s) {
+	s.Version = stateVersion
+	if m.last != nil && !m.lost && reflect.DeepEqual(*m.last, s) {
 		return nil
 	}
 	if err := m.file.save(s); err != nil {
 		return err
 	}
+	m.remember(s)
+	m.saved, m.lost = m.last, false
+	return nil
+}
+
+// saveOrRemember goes on from memory where the record cannot be written.
+func (m *Manager) saveOrRemember(s state) {
+	if err := m.save(s); err != nil {
+		m.o.Log.Error("recording the capture; going on from memory", "error", err)
+		m.remember(s)
+		m.lost = true
+	}
+}
+
+func (m *Manager) remember(s state) {
 	s.Backends, s.Cgroups = maps.Clone(s.Backends), maps.Clone(s.Cgroups)
 	m.last = &s
-	return nil
+}
+
+// newer tells whether memory is ahead of what the file says: it could not be
+// written, and nobody else has written it since.
+func (m *Manager) newer(file state) bool {
+	return m.lost && m.last != nil && m.saved != nil && sameJSON(file, *m.saved)
 }
 
 // effective is the config with the workloads marked that are gone around.

@@ -162,10 +162,9 @@ func (p *Plan) host(ctx context.Context, m *Manager, s *state, c Config) {
 	h := &p.Host
 	h.Tracked, h.TrackMax = number("/proc/sys/net/netfilter/nf_conntrack_count"), number("/proc/sys/net/netfilter/nf_conntrack_max")
 	h.Tracking = h.Tracked > 0
-	full := h.TrackMax > 0 && h.Tracked*100 > h.TrackMax*80
+	stop, full := trackingFull(h.Tracked, h.TrackMax)
 	if full {
-		p.Stops = append(p.Stops, Stop{"", fmt.Sprintf("connection tracking is %d %% full (%d of %d): with capture every connection is tracked", h.Tracked*100/h.TrackMax, h.Tracked, h.TrackMax),
-			fmt.Sprintf("sysctl net.netfilter.nf_conntrack_max=%d", 4*h.TrackMax)})
+		p.Stops = append(p.Stops, stop)
 	}
 	p.check("conntrack", !full)
 	h.Settled = true
@@ -204,6 +203,14 @@ func (p *Plan) host(ctx context.Context, m *Manager, s *state, c Config) {
 		}
 	}
 	h.Backend, h.Foreign, h.Warning = b.Name, b.Foreign, b.Warning
+}
+
+func trackingFull(tracked, most int) (Stop, bool) {
+	if most <= 0 || tracked*100 <= most*80 {
+		return Stop{}, false
+	}
+	return Stop{"", fmt.Sprintf("connection tracking is %d %% full (%d of %d): with capture every connection is tracked", tracked*100/most, tracked, most),
+		fmt.Sprintf("sysctl net.netfilter.nf_conntrack_max=%d", 4*most)}, true
 }
 
 func number(path string) int {
