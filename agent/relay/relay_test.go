@@ -61,7 +61,7 @@ func newLab(t *testing.T) *lab {
 	var err error
 	l.upConn, err = grpc.NewClient("passthrough:///servers", grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithConnectParams(grpc.ConnectParams{Backoff: backoff.Config{BaseDelay: 10 * time.Millisecond, Multiplier: 1.2, MaxDelay: 50 * time.Millisecond}, MinConnectTimeout: 100 * time.Millisecond}),
-		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return l.up.DialContext(ctx) }))
+		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return l.server().DialContext(ctx) }))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -72,6 +72,13 @@ func newLab(t *testing.T) *lab {
 		cancel()
 	})
 	return l
+}
+
+// server is where the server of the moment listens.
+func (l *lab) server() *bufconn.Listener {
+	l.setMu.Lock()
+	defer l.setMu.Unlock()
+	return l.up
 }
 
 // startServer starts a server that gives every proxy the lab's set.
@@ -92,7 +99,9 @@ func (l *lab) startServer() {
 	s = serve.New(c)
 	l.s, l.g = s, grpc.NewServer(serve.ServerOptions()...)
 	s.Register(l.g)
+	l.setMu.Lock()
 	l.up = bufconn.Listen(1 << 20)
+	l.setMu.Unlock()
 	g, up := l.g, l.up
 	l.setWG.Go(func() { _ = g.Serve(up) })
 }
