@@ -27,6 +27,9 @@ func Run(args []string, in io.Reader, out, errOut io.Writer) int {
 	for _, cmd := range commands() {
 		c.Commands[cmd.Name] = func() (cli.Command, error) { return &runner{command: cmd, terminal: t}, nil }
 	}
+	if len(args) == 0 {
+		c.ErrorWriter = out // asking for nothing is asking for help
+	}
 	if len(args) == 1 && (args[0] == "-v" || args[0] == "-version" || args[0] == "--version") {
 		c.Args = []string{"version"}
 	}
