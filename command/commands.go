@@ -5,7 +5,7 @@ func commands() []Command {
 	return []Command{
 		serverCommand(), agentCommand(), envoyCommand(),
 		joinCommand(), leaveCommand(), waitCommand(),
-		group("capture", "Steer traffic through Envoy with iptables, reversibly"), captureApplyCommand(), captureConfirmCommand(),
+		group("capture", "Steer traffic through Envoy with iptables, reversibly"), capturePlanCommand(), captureApplyCommand(), captureConfirmCommand(),
 		captureStatusCommand(), captureVerifyCommand(), captureRemoveCommand(),
 		captureGuardCommand(), captureDialCommand(),
 		statusCommand(), servicesCommand(), proxiesCommand(), intentionsCommand(), explainCommand(),
