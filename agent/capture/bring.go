@@ -85,7 +85,7 @@ func (m *Manager) targets(ctx context.Context, s *state, netns string, rules []R
 	open := func(family Family, path string) {
 		out = append(out, &target{family: family, enter: func(do func() error) error { return InNamespace(netns, do) }})
 		out[len(out)-1].open = func(t *target) error {
-			k, err := newKernel(ctx, family, path, m.o.Wait)
+			k, err := m.tools.kernel(ctx, family, path, m.o.Wait)
 			if err != nil {
 				return err
 			}

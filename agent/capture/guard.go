@@ -43,7 +43,7 @@ func startOf(pid int) uint64 {
 }
 
 // Orphaned does what must be done when the agent is gone: the DNS jump goes, for
-// nobody answers there; so do rules of workloads in bypass whose Envoy does not
+// nobody answers there (unless KeepDNS says that someone does); so do rules of workloads in bypass whose Envoy does not
 // listen; and what nobody confirmed in time is undone. Where an agent looks
 // after the capture it does nothing and says so.
 func (m *Manager) Orphaned(ctx context.Context) (orphan bool, err error) {
@@ -56,7 +56,10 @@ func (m *Manager) Orphaned(ctx context.Context) (orphan bool, err error) {
 			return m.undo(ctx, s)
 		}
 		c := s.Config.clone()
-		c.DNS, s.Config = false, &c
+		if m.o.KeepDNS == nil || !m.o.KeepDNS() {
+			c.DNS = false
+		}
+		s.Config = &c
 		for _, w := range c.Workloads {
 			m.down[w.Name] = w.Bypass && !listening(w.Netns, w.OutboundPort)
 		}

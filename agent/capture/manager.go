@@ -14,6 +14,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/coreos/go-iptables/iptables"
 	"github.com/hashicorp/go-hclog"
 )
 
@@ -25,6 +26,7 @@ type Options struct {
 	Commands Commands      // which iptables
 	Every    time.Duration // between looks at the tables; 0 is 10 s
 	Dial     []string      // command that calls ProbeMain, needed to probe a slice: kerege capture dial
+	KeepDNS  func() bool   // for Orphaned: whether someone else answers where the DNS jump goes; nil: nobody
 }
 
 // Manager keeps one node's capture as it should be. Its methods may be called
@@ -34,6 +36,7 @@ type Manager struct {
 	file    stateFile
 	repairs atomic.Int64
 	poke    chan struct{}
+	tools   *tools
 
 	mu       sync.Mutex
 	last     *state          // as last written or read: used when the file is lost
@@ -53,7 +56,7 @@ func New(o Options) *Manager {
 	if o.Every <= 0 {
 		o.Every = 10 * time.Second
 	}
-	return &Manager{o: o, file: stateFile{o.StateDir}, poke: make(chan struct{}, 1), down: map[string]bool{}, backends: map[string]Backend{}}
+	return &Manager{o: o, file: stateFile{o.StateDir}, poke: make(chan struct{}, 1), tools: &tools{known: map[string]*iptables.IPTables{}}, down: map[string]bool{}, backends: map[string]Backend{}}
 }
 
 // Applied is what Apply did.

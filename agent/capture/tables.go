@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/coreos/go-iptables/iptables"
@@ -67,14 +68,28 @@ type kernel struct {
 	wait Wait
 }
 
-func newKernel(ctx context.Context, family Family, path string, wait Wait) (*kernel, error) {
-	protocol := iptables.ProtocolIPv4
-	if family == V6 {
-		protocol = iptables.ProtocolIPv6
-	}
-	ipt, err := iptables.New(iptables.IPFamily(protocol), iptables.Timeout(wait.seconds()), iptables.Path(path))
-	if err != nil {
-		return nil, fmt.Errorf("finding %s: %w", path, err)
+// tools are iptables commands whose version is known: to ask again would cost
+// each look a process.
+type tools struct {
+	mu    sync.Mutex
+	known map[string]*iptables.IPTables
+}
+
+func (t *tools) kernel(ctx context.Context, family Family, path string, wait Wait) (*kernel, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	ipt := t.known[path]
+	if ipt == nil {
+		protocol := iptables.ProtocolIPv4
+		if family == V6 {
+			protocol = iptables.ProtocolIPv6
+		}
+		var err error
+		ipt, err = iptables.New(iptables.IPFamily(protocol), iptables.Timeout(wait.seconds()), iptables.Path(path))
+		if err != nil {
+			return nil, fmt.Errorf("finding %s: %w", path, err)
+		}
+		t.known[path] = ipt
 	}
 	return &kernel{ctx: ctx, ipt: ipt, path: path, wait: wait}, nil
 }
