@@ -43,6 +43,19 @@ func (h *Host) BringIn(ctx context.Context) error {
 	return nil
 }
 
+// BringInRunning is BringIn of a host whose program runs already.
+func (h *Host) BringInRunning(ctx context.Context) error {
+	for _, step := range []func(context.Context) error{h.StartAgent, h.Join, h.StartEnvoy, h.WaitReady, h.Capture} {
+		if err := step(ctx); err != nil {
+			return fmt.Errorf("bringing %s in: %w", h.Name, err)
+		}
+	}
+	return nil
+}
+
+// Env is what tells a command where the host's agent is.
+func (h *Host) Env() []string { return h.env() }
+
 // StartProgram starts the ordinary program on :8080.
 func (h *Host) StartProgram(context.Context) (err error) {
 	h.Prog, err = h.Start(lab.Spec{Name: "program", UID: UIDApp,
