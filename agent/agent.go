@@ -66,6 +66,7 @@ type Agent struct {
 	nodeUp    bool
 	reported  []string        // members as last reported on this stream; nil: nothing was
 	named     []name          // as last given to the resolver
+	sockets   []pair          // of the resolver, in the host's namespace
 	spaces    map[string]bool // network namespaces that the resolver is open in
 }
 
@@ -302,11 +303,14 @@ func (a *Agent) startCapture(ctx context.Context) (func(), error) {
 			return nil, err
 		}
 	}
-	var guard *capture.GuardProcess
+	var guard *standIn
 	if len(a.opt.Guard) > 0 {
+		a.mu.Lock()
+		sockets := a.sockets
+		a.mu.Unlock()
 		var err error
-		if guard, err = capture.StartGuard(a.opt.Guard...); err != nil {
-			a.log.Warn("nobody stands in for the capture when this agent dies", "error", err)
+		if guard, err = startStandIn(a.opt.Guard, will{Memory: a.memory.path, DNS: a.dnsOptions()}, sockets); err != nil {
+			a.log.Warn("nobody stands in for this agent when it dies", "error", err)
 		}
 	}
 	stop := background(ctx, func(ctx context.Context) {
@@ -327,8 +331,8 @@ func (a *Agent) startCapture(ctx context.Context) (func(), error) {
 			a.log.Error("giving names back to the host's resolvers", "error", err)
 		}
 		if guard != nil {
-			if err := guard.Stop(); err != nil {
-				a.log.Warn("stopping the capture's guard", "error", err)
+			if err := guard.stop(); err != nil {
+				a.log.Warn("stopping the stand-in", "error", err)
 			}
 		}
 	}, nil

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -20,28 +21,55 @@ type resolver interface {
 }
 
 // startDNS answers the names that are known, from disk where no server answers.
-func (a *Agent) startDNS(context.Context) (func(), error) {
+func (a *Agent) startDNS(ctx context.Context) (func(), error) {
 	if !a.cfg.DNS.Enabled || a.opt.Explicit != nil {
 		return func() {}, nil
 	}
-	dc := ""
-	if a.cfg.Consul != nil {
-		dc = a.cfg.Consul.Datacenter
-	}
-	s := dns.New(dns.Options{Address: a.cfg.DNS.Address, Domain: a.cfg.DNS.Domain, Datacenter: dc, Upstreams: a.cfg.DNS.Upstreams, Logger: a.log.Named("dns")})
-	if err := s.Start(); err != nil {
+	s := dns.New(a.dnsOptions())
+	sockets, err := a.listenDNS(ctx)
+	if err != nil {
 		return nil, err
 	}
+	for _, p := range sockets {
+		s.Serve(p.packets, p.streams)
+	}
 	a.mu.Lock()
-	a.resolver, a.named, a.spaces = s, nil, map[string]bool{}
+	a.resolver, a.named, a.spaces, a.sockets = s, nil, map[string]bool{}, sockets
 	a.mu.Unlock()
 	a.answerNames()
 	return func() {
 		a.mu.Lock()
-		a.resolver = nil
+		a.resolver, a.sockets = nil, nil
 		a.mu.Unlock()
 		s.Close()
 	}, nil
+}
+
+func (a *Agent) dnsOptions() dns.Options {
+	out := dns.Options{Address: a.cfg.DNS.Address, Domain: a.cfg.DNS.Domain, Upstreams: a.cfg.DNS.Upstreams, Logger: a.log.Named("dns")}
+	if a.cfg.Consul != nil {
+		out.Datacenter = a.cfg.Consul.Datacenter
+	}
+	return out
+}
+
+// listenDNS opens the resolver's address, and the same port of ::1 where there
+// is IPv6.
+func (a *Agent) listenDNS(ctx context.Context) ([]pair, error) {
+	p, err := listenPair(ctx, a.cfg.DNS.Address)
+	if err != nil {
+		return nil, err
+	}
+	out := []pair{p}
+	host, port, _ := net.SplitHostPort(p.packets.LocalAddr().String())
+	if host != "127.0.0.1" || noIPv6("") {
+		return out, nil
+	}
+	six, err := listenPair(ctx, net.JoinHostPort("::1", port))
+	if err != nil {
+		return nil, errors.Join(err, p.packets.Close(), p.streams.Close())
+	}
+	return append(out, six), nil
 }
 
 // answerNames brings the resolver in step with the names that are known, and
@@ -66,6 +94,13 @@ func (a *Agent) answerNames() {
 	if slices.Equal(list, a.named) && a.named != nil {
 		return
 	}
+	out := dnsNames(list)
+	a.resolver.SetNames(out)
+	a.named = append([]name{}, list...)
+	a.log.Debug("names", "count", len(out))
+}
+
+func dnsNames(list []name) []dns.Name {
 	out := make([]dns.Name, 0, len(list))
 	for _, n := range list {
 		x := dns.Name{Service: n.Service, Consul: n.Consul}
@@ -73,9 +108,7 @@ func (a *Agent) answerNames() {
 		x.V6, _ = netip.ParseAddr(n.V6)
 		out = append(out, x)
 	}
-	a.resolver.SetNames(out)
-	a.named = append([]name{}, list...)
-	a.log.Debug("names", "count", len(out))
+	return out
 }
 
 // resolveIn opens the resolver's sockets in a network namespace; mu is held.

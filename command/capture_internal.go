@@ -3,6 +3,7 @@ package command
 import (
 	"flag"
 
+	"github.com/kerege/kerege/agent"
 	"github.com/kerege/kerege/agent/capture"
 	"github.com/kerege/kerege/telemetry"
 )
@@ -13,16 +14,17 @@ func captureGuardCommand() Command {
 	return Command{
 		Name:     "capture guard",
 		Synopsis: "Stand in for an agent that died (the agent starts this)",
-		Long: `Waits on stdin for the end of the agent that started it. When that dies, it takes the DNS
-jump out, and lets traffic go around Envoys that are gone where that is allowed, until an
-agent is back. Nobody needs to run it by hand.`,
+		Long: `Waits on stdin for the end of the agent that started it. When that dies, it answers names
+in its place (or takes the DNS jump out where it cannot), and lets traffic go around
+Envoys that are gone where that is allowed, until an agent is back. Nobody needs to run
+it by hand.`,
 		Example: "kerege capture guard -state-dir /var/lib/kerege/agent/capture",
 		Flags: func(f *flag.FlagSet) {
 			f.StringVar(&state, "state-dir", "/var/lib/kerege/agent/capture", "The agent's capture `directory`.")
 		},
 		Run: func(c *Call) error {
 			log := telemetry.Logger("kerege.guard", telemetry.LogOptions{Output: c.err})
-			return capture.Guard(c.ctx, capture.Options{StateDir: state, Log: log}, c.in)
+			return agent.StandIn(c.ctx, state, c.in, log)
 		},
 	}
 }
