@@ -109,7 +109,10 @@ func (a *Agent) workload(p placement) *workload {
 		w.Ports = w.own.Ports
 	}
 	if a.opt.Explicit != nil {
-		x := a.opt.Explicit[p.Service]
+		x, ok := a.opt.Explicit[p.key()]
+		if !ok {
+			x = a.opt.Explicit[p.Service]
+		}
 		w.explicit, w.who = &x, who{by: "explicit"}
 		return w
 	}

@@ -31,7 +31,7 @@ func (s *Server) plan() (api.Plan, error) {
 	if len(out.Diagnostics) > 0 {
 		return out, nil
 	}
-	then, _ := old.With(m.Part())
+	then, _ := old.With(s.opt.Part(m))
 	calls, _ := plan.Changes(old, then, nil)
 	for _, c := range calls {
 		now, after := c.Now, c.Then

@@ -27,6 +27,9 @@ type Options struct {
 	Version string
 	Logger  hclog.Logger
 	Watch   bool // apply mesh files when they change (kerege dev)
+	// Part, if not nil, makes of the mesh's files what they mean to this server,
+	// instead of config.Mesh.Part (kerege dev). Called from several goroutines.
+	Part func(*config.Mesh) mesh.Part
 	// Ready is called once, when proxies are served; Status with every change of
 	// the one line that systemd shows.
 	Ready func(status string)
@@ -63,6 +66,9 @@ type Server struct {
 // damaged or foreign state is an error that says what to do; nothing is changed then.
 func New(cfg *config.Server, opt Options) (*Server, error) {
 	s := &Server{cfg: cfg, opt: opt, log: opt.Logger, now: time.Now, name: cfg.Name, host: cfg.Advertise}
+	if s.opt.Part == nil {
+		s.opt.Part = (*config.Mesh).Part
+	}
 	if err := os.MkdirAll(cfg.DataDir, 0o700); err != nil {
 		return nil, fmt.Errorf("opening the data directory: %w", err)
 	}
@@ -71,7 +77,7 @@ func New(cfg *config.Server, opt Options) (*Server, error) {
 	}
 	s.files = file.New(file.Options{
 		Paths: cfg.MeshPaths, State: filepath.Join(cfg.DataDir, "mesh.json"), Watch: opt.Watch,
-		Check: s.check, Logger: s.log.Named("file"),
+		Check: s.check, Part: s.opt.Part, Logger: s.log.Named("file"),
 	})
 	trustDomain, err := s.trustDomain()
 	if err != nil {

@@ -20,7 +20,10 @@ type Options struct {
 	Watch bool     // apply changes without being told
 	// Check finds what only the server knows to be wrong with files that are
 	// right in themselves; nil checks nothing more.
-	Check  func(*config.Mesh) config.Diagnostics
+	Check func(*config.Mesh) config.Diagnostics
+	// Part, if not nil, makes the part that is sent of accepted files, instead of
+	// Mesh.Part (kerege dev places the instances on its own node).
+	Part   func(*config.Mesh) mesh.Part
 	Logger hclog.Logger
 	Now    func() time.Time
 }
@@ -58,6 +61,9 @@ func New(opt Options) *Source {
 	if opt.Now == nil {
 		opt.Now = time.Now
 	}
+	if opt.Part == nil {
+		opt.Part = (*config.Mesh).Part
+	}
 	return &Source{opt: opt, log: opt.Logger, poke: make(chan struct{}, 1), delivered: make(chan struct{})}
 }
 
@@ -93,7 +99,7 @@ func (s *Source) Watch(ctx context.Context, out chan<- mesh.Part) error {
 		m, counter := s.current, s.gen.Counter
 		s.mu.Unlock()
 		select {
-		case out <- m.Part():
+		case out <- s.opt.Part(m):
 		case <-ctx.Done():
 			return nil
 		}
