@@ -19,12 +19,12 @@ demo: ## three hosts call each other through captured, mutually authenticated En
 	@$(MAKE) --no-print-directory build
 	@go run ./demo $(if $(KEEP),-keep) $(if $(CONSUL),-consul)
 
-test: lint unit fuzz e2e ## everything that must pass: lint, unit, golden, property, short fuzz, end to end
+test: lint e2e fuzz ## everything that must pass: lint, unit, golden, property, end to end, short fuzz
 
 unit: ## unit, golden and property tests
 	@go test ./...
 
-e2e: tools build ## end to end, with real Envoy, Consul and iptables in namespaces
+e2e: tools build ## all tests, with real Envoy, Consul and iptables in namespaces
 	@go test -tags e2e -count=1 -p 1 -timeout 30m ./...
 
 fuzz: ## each fuzz target for a few seconds
