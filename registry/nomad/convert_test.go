@@ -51,6 +51,27 @@ func TestMetaOfACanary(t *testing.T) {
 	}
 }
 
+func TestHealthOfAnAllocation(t *testing.T) {
+	for _, c := range []struct {
+		client, desired string
+		check           mesh.Health
+		want            mesh.Health
+	}{
+		{"running", "run", mesh.Healthy, mesh.Healthy},
+		{"running", "run", mesh.Unhealthy, mesh.Unhealthy},
+		{"running", "stop", mesh.Healthy, mesh.Draining},
+		{"running", "evict", mesh.Unhealthy, mesh.Draining},
+		{"failed", "run", mesh.Healthy, mesh.Unhealthy},
+		{"lost", "stop", mesh.Healthy, mesh.Unhealthy},
+		{"unknown", "run", mesh.Healthy, mesh.Healthy}, // its client is out of touch: it may well serve
+	} {
+		a := &alloc{allocation: allocation{ClientStatus: c.client, DesiredStatus: c.desired}, results: map[string]mesh.Health{"api": c.check}}
+		if got := a.healthOf("api"); got != c.want {
+			t.Errorf("%+v: %d", c, got)
+		}
+	}
+}
+
 // A service half in Nomad and half in Consul is one service.
 func TestHalfInNomadHalfInConsul(t *testing.T) {
 	half := mesh.Part{Source: "nomad", Scope: "api", Instances: convert([]*api.ServiceRegistration{reg("a1", "api", "http", 8080)}, nil, nil)}

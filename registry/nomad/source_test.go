@@ -277,6 +277,8 @@ func TestANamespaceThatIsSilentHoldsItsNames(t *testing.T) {
 	})
 	e := listenTo(t, s, Options{Namespaces: []string{"team", "default"}})
 	e.becomes(mesh.SourceDenied)
+	within(t, 5*time.Second, "the half that is seen", func() bool { return s.count("/v1/allocation/alloc-default-api-1") > 0 })
+	time.Sleep(300 * time.Millisecond) // nothing may happen in it
 	e.mu.Lock()
 	if e.said > 0 {
 		t.Errorf("half of api was said: %+v", e.parts)
@@ -339,6 +341,8 @@ func TestAnAllocationThatIsStoppedDrains(t *testing.T) {
 	id := e.of("api")[0].Workload
 	s.do(func() {
 		s.lines = s.tell(`{"Allocation":{"ID":%q,"DesiredStatus":"stop","ClientStatus":"running","ModifyIndex":%d}}`, id, s.index+1)
+		// An event from the past, as a new stream may tell, changes nothing.
+		s.lines = s.tell(`{"Allocation":{"ID":%q,"DesiredStatus":"run","ClientStatus":"failed","ModifyIndex":%d}}`, id, s.index)
 	})
 	within(t, 5*time.Second, "draining", func() bool { return e.of("api")[0].Health == mesh.Draining })
 	if e.of("api")[1].Health != mesh.Healthy {
@@ -375,4 +379,40 @@ func TestANewTokenInTheFileMends(t *testing.T) {
 	write("the second")
 	e.has("api", 2)
 	e.becomes(mesh.SourceOK)
+}
+
+func TestAllIsSaidOnlyWhenAllWasRead(t *testing.T) {
+	t.Parallel()
+	s := newScript(t)
+	s.put(apiKey, 1)
+	s.put(key{"default", "other"}, 1)
+	s.on(func(w http.ResponseWriter, r *http.Request) bool {
+		if r.URL.Path == "/v1/service/api" {
+			http.Error(w, "boom", http.StatusInternalServerError)
+			return true
+		}
+		return false
+	})
+	e := listenTo(t, s, Options{})
+	e.has("other", 1)
+	e.becomes(mesh.SourceError)
+	if e.complete() {
+		t.Error("all was said without api")
+	}
+	s.on(nil)
+	within(t, 8*time.Second, "the mark", e.complete)
+	e.keeps("api", 1)
+}
+
+func TestAFullReadFindsWhatNothingToldOf(t *testing.T) {
+	t.Parallel()
+	s, e := started(t, Options{Reread: 2 * time.Second})
+	e.becomes(mesh.SourceOK)
+	s.mu.Lock()
+	s.regs[apiKey] = s.regs[apiKey][:1]
+	s.mu.Unlock()
+	e.has("api", 1)
+	if n := e.src.Report().Healed; n != 1 {
+		t.Errorf("%d changes were counted", n)
+	}
 }

@@ -36,8 +36,9 @@ func (l *life) stream(ctx context.Context, sp *space) {
 		}
 		l.mu.Lock()
 		was := sp.streaming
-		sp.streaming = false
-		l.pokeAll(sp)
+		if sp.streaming = false; was {
+			l.pokeAll(sp)
+		}
 		l.mu.Unlock()
 		if was && time.Since(began) > time.Minute {
 			faults = 0
@@ -88,7 +89,7 @@ func (l *life) listen(ctx context.Context, sp *space) error {
 func (l *life) hear(ctx context.Context, sp *space, e event) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if s := e.Payload.Service; s != nil && s.ServiceName != "" {
+	if s := e.Payload.Service; s != nil && s.ServiceName != "" && (sp.name == "*" || s.Namespace == sp.name) {
 		l.touch(ctx, sp, key{s.Namespace, s.ServiceName})
 	}
 	got := e.Payload.Allocation
