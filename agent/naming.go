@@ -76,7 +76,8 @@ func (a *Agent) listenDNS(ctx context.Context) ([]pair, error) {
 // opens it in each workload's network namespace.
 func (a *Agent) answerNames() {
 	var list []name
-	a.memory.look(func(s *state) { list = s.Names })
+	heard := false
+	a.memory.look(func(s *state) { list, heard = s.Names, !s.Heard.IsZero() })
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.resolver == nil {
@@ -91,8 +92,8 @@ func (a *Agent) answerNames() {
 			a.spaces[n] = true
 		}
 	}
-	if slices.Equal(list, a.named) && a.named != nil {
-		return
+	if !heard || slices.Equal(list, a.named) && a.named != nil {
+		return // not known yet is not unknown: the resolver must not deny a name
 	}
 	out := dnsNames(list)
 	a.resolver.SetNames(out)

@@ -106,7 +106,11 @@ func StandIn(ctx context.Context, stateDir string, in io.Reader, log hclog.Logge
 	var serving atomic.Bool
 	ended := func() {
 		m := openMemory(w.Memory, log)
-		m.look(func(s *state) { server.SetNames(dnsNames(s.Names)) })
+		m.look(func(s *state) {
+			if !s.Heard.IsZero() {
+				server.SetNames(dnsNames(s.Names))
+			}
+		})
 		for _, p := range sockets {
 			server.Serve(p.packets, p.streams)
 		}
