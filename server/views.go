@@ -6,6 +6,8 @@ import (
 	"strings"
 	"sync"
 
+	"google.golang.org/protobuf/proto"
+
 	keregev1 "github.com/kerege/kerege/api/kerege/v1"
 	"github.com/kerege/kerege/mesh"
 )
@@ -45,6 +47,7 @@ func (t *viewTable) update(snap *mesh.Snapshot, keys []mesh.Key) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	told, renamed := false, false
+	nodes := map[string]bool{} // whose placement may be another
 	if !bytes.Equal(snap.Bundle(), t.snap.Bundle()) {
 		told = true
 	}
@@ -52,12 +55,12 @@ func (t *viewTable) update(snap *mesh.Snapshot, keys []mesh.Key) {
 	for _, k := range keys {
 		switch k.Kind {
 		case mesh.KindNode:
-			if _, asked := t.placement[k.Name]; asked {
-				delete(t.placement, k.Name)
-				told = true
-			}
+			nodes[k.Name] = true
 		case mesh.KindServices, mesh.KindService:
 			renamed = true
+			for _, in := range snap.Instances(mesh.ServiceName(k.Name)) {
+				nodes[in.Node] = true // a declared port is part of it
+			}
 		case mesh.KindInstances:
 			name := mesh.ServiceName(k.Name)
 			if now := viaConsul(snap, name); now != t.viaConsul[name] {
@@ -66,8 +69,18 @@ func (t *viewTable) update(snap *mesh.Snapshot, keys []mesh.Key) {
 		}
 	}
 	if renamed {
-		t.names = t.namesOf(snap)
-		told = true
+		if names := t.namesOf(snap); !sameNames(names, t.names) {
+			t.names, told = names, true
+		}
+	}
+	for node := range nodes {
+		old, asked := t.placement[node]
+		if !asked {
+			continue
+		}
+		if list := placementOf(snap, node); !slices.EqualFunc(list, old, func(a, b *keregev1.Placement) bool { return proto.Equal(a, b) }) {
+			t.placement[node], told = list, true
+		}
 	}
 	if told {
 		close(t.changed)
