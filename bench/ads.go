@@ -30,7 +30,7 @@ type adsOnly struct {
 	open   map[int]string
 }
 
-func runADS(s shape) error {
+func runADS(s shape, first func()) error {
 	a := &adsOnly{shape: s, floor: floor{extra: map[int][]int{}}, groups: make([]*delta.Group, s.S), open: map[int]string{}}
 	for k := range s.S {
 		a.groups[k] = a.group(k)
@@ -54,7 +54,7 @@ func runADS(s shape) error {
 	}
 	go func() { _ = g.Serve(lis) }()
 	say(answer{Addr: lis.Addr().String()})
-	serveOrders(a.change)
+	serveOrders(func(o order) answer { first(); return a.change(o) })
 	g.Stop()
 	return nil
 }

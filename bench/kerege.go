@@ -10,35 +10,29 @@ import (
 	"time"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	"github.com/hashicorp/go-hclog"
 	"google.golang.org/grpc"
 
 	"github.com/kerege/kerege/mesh"
 	"github.com/kerege/kerege/plan"
 	"github.com/kerege/kerege/registry"
 	consulsource "github.com/kerege/kerege/registry/consul"
-	"github.com/kerege/kerege/xds"
+	"github.com/kerege/kerege/server"
 	"github.com/kerege/kerege/xds/serve"
 )
 
-// subject is kerege's own road from a registry to the streams: hub, compiler,
-// translator, ADS, as the server wires them.
+// subject is kerege's own road from a registry to the streams: hub, the server's
+// planner, ADS.
 type subject struct {
-	hub       *registry.Hub
-	ads       *serve.Server
-	translate *xds.Translator
-	mu        sync.Mutex
-	compiler  *plan.Compiler
-	ready     bool
-	waiting   map[mesh.ProxyID]plan.Node
-	source    *memory
+	hub     *registry.Hub
+	ads     *serve.Server
+	planner *server.Planner
+	source  *memory
 }
 
 // runKerege serves from a registry in memory, or from the Consul at an address.
-func runKerege(s shape, consulAt string) error {
-	k := &subject{
-		hub: registry.New(registry.Options{}), translate: xds.NewTranslator(),
-		compiler: plan.NewCompiler(&mesh.Snapshot{}), waiting: map[mesh.ProxyID]plan.Node{}, source: newMemory(s),
-	}
+func runKerege(s shape, consulAt string, first func()) error {
+	k := &subject{hub: registry.New(registry.Options{}), source: newMemory(s)}
 	if err := k.hub.Members().Put(members(s)...); err != nil {
 		return err
 	}
@@ -57,6 +51,7 @@ func runKerege(s shape, consulAt string) error {
 		Opened:     k.opened,
 		Closed:     k.closed,
 	})
+	k.planner = server.NewPlanner(hclog.NewNullLogger(), k.ads)
 	g := grpc.NewServer(serve.ServerOptions()...)
 	k.ads.Register(g)
 	lis, err := net.Listen("tcp", "127.0.0.1:0")
@@ -67,7 +62,7 @@ func runKerege(s shape, consulAt string) error {
 	var wg sync.WaitGroup
 	hubErr := make(chan error, 1)
 	wg.Go(func() { hubErr <- k.hub.Run(ctx, sources...) })
-	wg.Go(func() { k.follow(ctx) })
+	wg.Go(func() { _ = k.planner.Run(ctx, k.hub) }) // ends with ctx only
 	wg.Go(func() { _ = g.Serve(lis) })
 	select {
 	case <-k.hub.Ready():
@@ -76,74 +71,23 @@ func runKerege(s shape, consulAt string) error {
 		return errors.Join(errors.New("the hub ended"), err)
 	}
 	say(answer{Addr: lis.Addr().String()})
-	serveOrders(k.source.change)
+	serveOrders(func(o order) answer { first(); return k.source.change(o) })
 	g.Stop()
 	cancel()
 	wg.Wait()
 	return nil
 }
 
-func (k *subject) follow(ctx context.Context) {
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-k.hub.Changes():
-		}
-		snap, keys := k.hub.Take()
-		k.mu.Lock()
-		dirty := k.compiler.Update(snap, keys)
-		if !k.ready {
-			k.ready = true
-			for id, n := range k.waiting {
-				k.compiler.Add(n)
-				dirty = append(dirty, id)
-			}
-		}
-		for _, id := range dirty {
-			k.push(id)
-		}
-		k.mu.Unlock()
-	}
-}
-
-func (k *subject) push(id mesh.ProxyID) {
-	p, _ := k.compiler.Proxy(id)
-	if p == nil {
-		return
-	}
-	set, err := k.translate.Translate(p)
-	if err != nil {
-		say(answer{Err: err.Error()})
-		return
-	}
-	k.ads.Set(id.String(), set)
-}
-
 func (k *subject) opened(id string, _ *corev3.Node) {
-	pid, err := mesh.ParseProxyID(id)
-	if err != nil {
-		return
+	if pid, err := mesh.ParseProxyID(id); err == nil {
+		k.planner.Open(plan.Node{ID: pid, InboundPort: 15006, OutboundPort: 15001})
 	}
-	n := plan.Node{ID: pid, InboundPort: 15006, OutboundPort: 15001}
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	if !k.ready {
-		k.waiting[pid] = n
-		return
-	}
-	k.compiler.Add(n)
-	k.push(pid)
 }
 
 func (k *subject) closed(id string, left int) {
-	pid, err := mesh.ParseProxyID(id)
-	if err != nil || left > 0 {
-		return
+	if pid, err := mesh.ParseProxyID(id); err == nil && left == 0 {
+		k.planner.Close(pid)
 	}
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	k.compiler.Remove(pid)
 }
 
 // memory is a registry that changes when it is told to.

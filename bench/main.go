@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"runtime/pprof"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -32,7 +31,7 @@ func main() {
 	flag.StringVar(&f.consul, "consul", "", "the Consul binary; default: the pinned one in the cache")
 	flag.StringVar(&f.out, "out", "out/bench.json", "where the figures go")
 	flag.StringVar(&f.registry, "registry", "", "for the program's own processes")
-	flag.StringVar(&f.profile, "cpuprofile", "", "a file for the CPU profile of kerege's server")
+	flag.StringVar(&f.profile, "profile", "", "a directory for profiles of kerege's server: cold.cpu, changes.cpu, heap")
 	flag.Parse()
 	var err error
 	switch f.role {
@@ -43,9 +42,9 @@ func main() {
 	case "floor":
 		err = runFloor(f.shape)
 	case "ads":
-		err = profiled(f.profile, func() error { return runADS(f.shape) })
+		err = profiled(f.profile, func(first func()) error { return runADS(f.shape, first) })
 	case "kerege":
-		err = profiled(f.profile, func() error { return runKerege(f.shape, f.registry) })
+		err = profiled(f.profile, func(first func()) error { return runKerege(f.shape, f.registry, first) })
 	default:
 		err = fmt.Errorf("unknown role %q", f.role)
 	}
@@ -56,22 +55,6 @@ func main() {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}
-}
-
-func profiled(file string, f func() error) error {
-	if file == "" {
-		return f()
-	}
-	out, err := os.Create(file)
-	if err != nil {
-		return fmt.Errorf("profiling: %w", err)
-	}
-	defer out.Close()
-	if err := pprof.StartCPUProfile(out); err != nil {
-		return fmt.Errorf("profiling: %w", err)
-	}
-	defer pprof.StopCPUProfile()
-	return f()
 }
 
 // run measures kerege and the floor in turns, then the peer.
@@ -87,7 +70,7 @@ func run(f flags) error {
 	starts := []func() (*contender, error){
 		func() (*contender, error) { return own("raw floor", "floor", f.shape) },
 		func() (*contender, error) { return own("kerege's ADS alone", "ads", f.shape) },
-		func() (*contender, error) { return own("kerege", "kerege", f.shape, "-cpuprofile", f.profile) },
+		func() (*contender, error) { return own("kerege", "kerege", f.shape, "-profile", f.profile) },
 	}
 	if f.peer != "none" {
 		starts = append(starts, func() (*contender, error) { return keregeOnConsul("kerege, on Consul", f.binary(), f.shape) })

@@ -187,8 +187,8 @@ func proxyChanges(old, new *mesh.Snapshot, nodes []Node) []ProxyChange {
 	before, after := NewCompiler(old), NewCompiler(new)
 	var list []ProxyChange
 	for _, n := range nodes {
-		was, _ := before.Add(n)
-		is, _ := after.Add(n)
+		was := before.Add(n)
+		is := after.Add(n)
 		a, b := pieces(was), pieces(is)
 		c := ProxyChange{Proxy: n.ID}
 		for _, name := range slices.Sorted(maps.Keys(b)) {

@@ -2,6 +2,7 @@ package plan
 
 import (
 	"cmp"
+	"maps"
 	"slices"
 	"strings"
 
@@ -45,11 +46,12 @@ type unitID struct {
 	proxy   mesh.ProxyID
 }
 
-func compareUnits(a, b unitID) int {
-	if a.level != b.level {
-		return int(a.level) - int(b.level)
+// compareUnits orders units of one level.
+func compareUnits(a, b *unitID) int {
+	if a.level == proxyUnit {
+		return a.proxy.Compare(b.proxy)
 	}
-	return cmp.Or(cmp.Compare(a.service, b.service), cmp.Compare(a.caller, b.caller), a.proxy.Compare(b.proxy))
+	return cmp.Or(cmp.Compare(a.service, b.service), cmp.Compare(a.caller, b.caller))
 }
 
 // unit is one memoised piece with what it read and what it stands on.
@@ -69,7 +71,7 @@ type unit struct {
 
 // Add compiles a proxy and keeps its plan from now on. Adding it again with
 // another Node replaces it.
-func (c *Compiler) Add(n Node) (*Proxy, []Problem) {
+func (c *Compiler) Add(n Node) *Proxy {
 	id := unitID{level: proxyUnit, proxy: n.ID}
 	u := c.units[id]
 	if u == nil {
@@ -78,7 +80,7 @@ func (c *Compiler) Add(n Node) (*Proxy, []Problem) {
 	n.Explicit = slices.Clone(n.Explicit)
 	u.node = n
 	c.evaluate(u)
-	return c.Proxy(n.ID)
+	return u.proxy
 }
 
 // Remove forgets a proxy and whatever nobody else stands on.
@@ -86,6 +88,14 @@ func (c *Compiler) Remove(id mesh.ProxyID) {
 	if u := c.units[unitID{level: proxyUnit, proxy: id}]; u != nil {
 		c.drop(u)
 	}
+}
+
+// Plan is the plan that is kept for a proxy; nil when the proxy is not known.
+func (c *Compiler) Plan(id mesh.ProxyID) *Proxy {
+	if u := c.units[unitID{level: proxyUnit, proxy: id}]; u != nil {
+		return u.proxy
+	}
+	return nil
 }
 
 // Proxy is the plan that is kept for a proxy, and the problems of all that it is
@@ -132,7 +142,7 @@ func (c *Compiler) Snapshot() *mesh.Snapshot { return c.snap }
 // changed come back sorted.
 func (c *Compiler) Update(snap *mesh.Snapshot, changed []mesh.Key) (dirty []mesh.ProxyID) {
 	c.snap = snap
-	r := round{c: c, changes: map[*unit]*change{}}
+	r := round{c: c}
 	for _, k := range changed {
 		for u := range c.readers[k] {
 			r.at(u).reads = true
@@ -154,7 +164,8 @@ func (c *Compiler) Update(snap *mesh.Snapshot, changed []mesh.Key) (dirty []mesh
 // round is one Update.
 type round struct {
 	c       *Compiler
-	changes map[*unit]*change
+	changes [levels]map[*unit]*change
+	spare   []change
 }
 
 // change is why a unit may have to be made anew.
@@ -162,34 +173,39 @@ type change struct {
 	reads bool // a key that it read changed
 	shape bool // a unit under it changed in more than its pointer
 	// Of the units under it, what was replaced by what.
-	upstreams map[*Upstream]*Upstream
-	policies  map[*Policy]*Policy
+	upstreams []swap[Upstream]
+	policies  []swap[Policy]
 }
 
+type swap[T any] struct{ was, is *T }
+
 func (r *round) at(u *unit) *change {
-	ch := r.changes[u]
+	m := r.changes[u.id.level]
+	if m == nil {
+		m = map[*unit]*change{}
+		r.changes[u.id.level] = m
+	}
+	ch := m[u]
 	if ch == nil {
-		ch = &change{}
-		r.changes[u] = ch
+		if len(r.spare) == 0 {
+			r.spare = make([]change, 64)
+		}
+		ch, r.spare = &r.spare[0], r.spare[1:]
+		m[u] = ch
 	}
 	return ch
 }
 
 func (r *round) todo(l level) []*unit {
-	var list []*unit
-	for u := range r.changes {
-		if u.id.level == l {
-			list = append(list, u)
-		}
-	}
-	slices.SortFunc(list, func(a, b *unit) int { return compareUnits(a.id, b.id) })
+	list := slices.AppendSeq(make([]*unit, 0, len(r.changes[l])), maps.Keys(r.changes[l]))
+	slices.SortFunc(list, func(a, b *unit) int { return compareUnits(&a.id, &b.id) })
 	return list
 }
 
 // refresh makes a unit anew, tells those that stand on it, and says whether it differs.
 func (r *round) refresh(u *unit) bool {
 	was := *u
-	ch := r.changes[u]
+	ch := r.changes[u.id.level][u]
 	if u.id.level != proxyUnit || ch.reads || ch.shape {
 		r.c.evaluate(u)
 	} else {
@@ -227,20 +243,16 @@ func (ch *change) add(was, is *unit) {
 			ch.shape = true
 			return
 		}
-		if ch.upstreams == nil {
-			ch.upstreams = map[*Upstream]*Upstream{}
-		}
-		ch.upstreams[was.upstream.up] = is.upstream.up
+		ch.upstreams = append(ch.upstreams, swap[Upstream]{was.upstream.up, is.upstream.up})
 	case policiesUnit:
 		if len(was.policies) != len(is.policies) {
 			ch.shape = true
 			return
 		}
-		if ch.policies == nil {
-			ch.policies = map[*Policy]*Policy{}
-		}
 		for i, p := range is.policies {
-			ch.policies[was.policies[i]] = p
+			if was.policies[i] != p {
+				ch.policies = append(ch.policies, swap[Policy]{was.policies[i], p})
+			}
 		}
 	default:
 		ch.shape = true
@@ -252,20 +264,24 @@ func (ch *change) add(was, is *unit) {
 func (u *unit) substitute(ch *change) {
 	p := *u.proxy
 	p.Outbound = slices.Clone(p.Outbound)
-	for up, now := range ch.upstreams {
-		i, found := slices.BinarySearchFunc(p.Outbound, up.Service, func(o *Upstream, name mesh.ServiceName) int {
+	for _, up := range ch.upstreams {
+		i, found := slices.BinarySearchFunc(p.Outbound, up.was.Service, func(o *Upstream, name mesh.ServiceName) int {
 			return strings.Compare(string(o.Service), string(name))
 		})
-		if found && p.Outbound[i] == up {
-			p.Outbound[i] = now
+		if found && p.Outbound[i] == up.was {
+			p.Outbound[i] = up.is
 		}
 	}
-	p.Inbound = slices.Clone(p.Inbound)
-	for i, in := range p.Inbound {
-		if now := ch.policies[in.Policy]; now != nil && now != in.Policy {
-			c := *in
-			c.Policy = now
-			p.Inbound[i] = &c
+	if len(ch.policies) > 0 {
+		p.Inbound = slices.Clone(p.Inbound)
+	}
+	for _, po := range ch.policies {
+		for i, in := range p.Inbound {
+			if in.Policy == po.was {
+				c := *in
+				c.Policy = po.is
+				p.Inbound[i] = &c
+			}
 		}
 	}
 	u.proxy = keepProxy(u.proxy, &p)

@@ -351,7 +351,7 @@ func TestAChangeStopsWhereItIsEqual(t *testing.T) {
 	if len(dirty) != 1 || dirty[0] != proxyOf("web").ID {
 		t.Fatalf("dirty: %v (keys %v)", dirty, keys)
 	}
-	is, _ := c.Proxy(proxyOf("web").ID)
+	is := c.Plan(proxyOf("web").ID)
 	a, b := was.Outbound[0].Ports[0], is.Outbound[0].Ports[0]
 	if a.Route != b.Route {
 		t.Error("the route was made anew")
@@ -390,10 +390,10 @@ func TestACallerOfItsOwnIsChosenAnew(t *testing.T) {
 func TestAClusterThatChangesKeepsItsEndpoints(t *testing.T) {
 	snap, _ := mesh.Merge(canary()...)
 	c := NewCompiler(snap)
-	was, _ := c.Add(proxyOf("web"))
+	was := c.Add(proxyOf("web"))
 	snap, keys := snap.With(mesh.Part{Source: "file", Scope: "2", Defaults: []mesh.Defaults{{Label: "*", Tuning: mesh.Tuning{Balance: &mesh.Balance{Policy: "random"}}}}})
 	c.Update(snap, keys)
-	is, _ := c.Proxy(proxyOf("web").ID)
+	is := c.Plan(proxyOf("web").ID)
 	a, b := was.Outbound[0].Ports[0].Clusters[0], is.Outbound[0].Ports[0].Clusters[0]
 	if a == b || b.Balance.Policy != "random" || a.Endpoints != b.Endpoints {
 		t.Errorf("%+v, %+v", a, b)

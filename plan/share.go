@@ -70,7 +70,7 @@ func keepProxy(old, now *Proxy) *Proxy {
 	}
 	for i, in := range now.Inbound {
 		for _, o := range old.Inbound {
-			if *o == *in {
+			if o != in && *o == *in {
 				now.Inbound[i] = o
 			}
 		}

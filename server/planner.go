@@ -40,6 +40,13 @@ type planner struct {
 
 	mu       sync.Mutex // compiler is read by the API, too
 	compiler *plan.Compiler
+	has      map[mesh.ProxyID]wish
+}
+
+// wish is what a proxy was last told: its plan, and that in Envoy's words.
+type wish struct {
+	plan *plan.Proxy
+	set  *delta.Set
 }
 
 // event is a proxy's first stream that opened, or its last that closed.
@@ -49,7 +56,7 @@ type event struct {
 }
 
 func newPlanner(log hclog.Logger, s sink, tell func(*mesh.Snapshot, []mesh.Key)) *planner {
-	return &planner{log: log, sink: s, tell: tell, translate: xds.NewTranslator(), poke: make(chan struct{}, 1), compiler: plan.NewCompiler(&mesh.Snapshot{})}
+	return &planner{log: log, sink: s, tell: tell, translate: xds.NewTranslator(), poke: make(chan struct{}, 1), compiler: plan.NewCompiler(&mesh.Snapshot{}), has: map[mesh.ProxyID]wish{}}
 }
 
 // run follows the mesh until ctx ends. Until the hub is ready no proxy gets anything.
@@ -131,6 +138,7 @@ func (p *planner) listen() {
 	for _, e := range word {
 		if !e.open {
 			p.compiler.Remove(e.node.ID)
+			delete(p.has, e.node.ID)
 			continue
 		}
 		p.compiler.Add(e.node)
@@ -141,15 +149,17 @@ func (p *planner) listen() {
 // push hands a proxy's resources to its mailbox. A translation that fails is our
 // bug: the proxy keeps what it has, and the log names the resource.
 func (p *planner) push(id mesh.ProxyID) {
-	proxy, _ := p.compiler.Proxy(id)
+	proxy := p.compiler.Plan(id)
 	if proxy == nil {
 		return
 	}
-	set, err := p.translate.Translate(proxy)
+	had := p.has[id]
+	set, err := p.translate.Next(had.plan, had.set, proxy)
 	if err != nil {
 		p.log.Error("translating a plan failed; the proxy keeps what it has", "proxy", id.String(), "error", err)
 		return
 	}
+	p.has[id] = wish{proxy, set}
 	p.sink.Set(id.String(), set)
 }
 
@@ -167,7 +177,7 @@ func (p *planner) nodes() []plan.Node {
 	defer p.mu.Unlock()
 	var all []plan.Node
 	for _, id := range p.compiler.Proxies() {
-		if proxy, _ := p.compiler.Proxy(id); proxy != nil {
+		if proxy := p.compiler.Plan(id); proxy != nil {
 			all = append(all, proxy.Node)
 		}
 	}

@@ -68,7 +68,7 @@ func TestTheTranslatorForgetsWhatNobodyHolds(t *testing.T) {
 	for range 100 {
 		runtime.GC()
 		tr.mu.Lock()
-		n := len(tr.upstreams) + len(tr.policies) + len(tr.groups) + len(tr.bases) + len(tr.inbounds)
+		n := len(tr.upstreams) + len(tr.policies) + len(tr.groups) + len(tr.bases) + len(tr.inbounds) + len(tr.latest)
 		tr.mu.Unlock()
 		if n == 0 {
 			return

@@ -12,8 +12,10 @@ func sortedKeys[K cmp.Ordered, V any](m map[K]V) []K { return slices.Sorted(maps
 
 // group puts resources into their order.
 func group(key string, resources []*delta.Resource) *delta.Group {
-	slices.SortFunc(resources, func(a, b *delta.Resource) int {
-		return cmp.Or(cmp.Compare(a.Type, b.Type), cmp.Compare(a.Name, b.Name))
-	})
+	slices.SortFunc(resources, compareResources)
 	return &delta.Group{Key: key, Resources: resources}
+}
+
+func compareResources(a, b *delta.Resource) int {
+	return cmp.Or(cmp.Compare(a.Type, b.Type), cmp.Compare(a.Name, b.Name))
 }

@@ -25,8 +25,15 @@ type Translator struct {
 	upstreams map[upstreamKey]*delta.Group
 	policies  map[policyKey][]*delta.Resource
 	inbounds  map[inboundKey]*delta.Group
-	groups    map[[32]byte]weak.Pointer[delta.Group] // what is not shared by pointer, by its content
-	bases     map[[32]byte]weak.Pointer[delta.Group] // a proxy's own listeners, by what they are made of
+	groups    map[[32]byte]weak.Pointer[delta.Group]  // what is not shared by pointer, by its content
+	bases     map[[32]byte]weak.Pointer[delta.Group]  // a proxy's own listeners, by what they are made of
+	latest    map[latestKey]weak.Pointer[delta.Group] // the last group of an upstream that was made
+}
+
+// latestKey names an upstream's groups over time.
+type latestKey struct {
+	group    string
+	captured bool
 }
 
 type upstreamKey struct {
@@ -52,6 +59,7 @@ func NewTranslator() *Translator {
 		inbounds:  map[inboundKey]*delta.Group{},
 		groups:    map[[32]byte]weak.Pointer[delta.Group]{},
 		bases:     map[[32]byte]weak.Pointer[delta.Group]{},
+		latest:    map[latestKey]weak.Pointer[delta.Group]{},
 	}
 }
 
@@ -79,6 +87,45 @@ func (t *Translator) Translate(p *plan.Proxy) (*delta.Set, error) {
 	}
 	slices.SortFunc(set.Groups, func(a, b *delta.Group) int { return cmp.Compare(a.Key, b.Key) })
 	return set, nil
+}
+
+// Next says a plan as Translate does, at the price of what differs from the plan
+// before, whose set was was.
+func (t *Translator) Next(before *plan.Proxy, was *delta.Set, p *plan.Proxy) (*delta.Set, error) {
+	own := 1 + len(p.Inbound)
+	if was != nil && before == p {
+		return was, nil
+	}
+	if was == nil || !sameOwn(before, p) || len(was.Groups) != own+len(before.Outbound) {
+		return t.Translate(p)
+	}
+	// A set's order is base, the inbound ports, then upstreams by service.
+	groups := append(make([]*delta.Group, 0, own+len(p.Outbound)), was.Groups[:own]...)
+	up, has := before.Outbound, was.Groups[own:]
+	for _, u := range p.Outbound {
+		for len(up) > 0 && up[0].Service < u.Service {
+			up, has = up[1:], has[1:]
+		}
+		if len(up) > 0 && up[0] == u {
+			groups = append(groups, has[0])
+			continue
+		}
+		g, err := t.upstreamGroup(u, p.Node.OutboundPort != 0)
+		if err != nil {
+			return nil, err
+		}
+		groups = append(groups, g)
+	}
+	return &delta.Set{Groups: groups}, nil
+}
+
+// sameOwn says whether two plans have the same listeners with sockets and the
+// same inbound ports. Where services are at loopback ports those listeners are
+// made of upstreams, too.
+func sameOwn(a, b *plan.Proxy) bool {
+	return len(a.Node.Explicit) == 0 && len(b.Node.Explicit) == 0 && a.Node.ID == b.Node.ID && a.Node.InboundPort == b.Node.InboundPort &&
+		a.Node.OutboundPort == b.Node.OutboundPort && a.Node.NoIPv6 == b.Node.NoIPv6 && a.Identity == b.Identity && a.Outside == b.Outside &&
+		slices.Equal(a.Node.Accept, b.Node.Accept) && slices.Equal(a.Inbound, b.Inbound)
 }
 
 // base is what is the proxy's own: the listeners that have sockets.
@@ -169,7 +216,40 @@ func (t *Translator) upstreamGroup(u *plan.Upstream, captured bool) (*delta.Grou
 	if w.err != nil {
 		return nil, fmt.Errorf("translating %s: %w", u.Service, w.err)
 	}
-	return keep(t, t.upstreams, key, group("upstream/"+string(u.Service), out), u), nil
+	made := group("upstream/"+string(u.Service), out)
+	t.resume(latestKey{made.Key, captured}, made)
+	return keep(t, t.upstreams, key, made, u), nil
+}
+
+// resume puts the resources that the upstream's last group had into its new one
+// where they are equal: what is made of a resource's bytes is made once, and a
+// stream sees by the address that there is nothing to send.
+func (t *Translator) resume(key latestKey, now *delta.Group) {
+	t.mu.Lock()
+	last := t.latest[key].Value()
+	t.mu.Unlock()
+	if last != nil {
+		i := 0
+		for j, r := range now.Resources {
+			for i < len(last.Resources) && compareResources(last.Resources[i], r) < 0 {
+				i++
+			}
+			if i < len(last.Resources) && compareResources(last.Resources[i], r) == 0 && last.Resources[i].Version == r.Version && last.Resources[i].Cause == r.Cause {
+				now.Resources[j] = last.Resources[i]
+			}
+		}
+	}
+	made := weak.Make(now)
+	t.mu.Lock()
+	t.latest[key] = made
+	t.mu.Unlock()
+	runtime.AddCleanup(now, func(key latestKey) {
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		if t.latest[key] == made {
+			delete(t.latest, key)
+		}
+	}, key)
 }
 
 func endpointsCause(c *plan.Cluster) mesh.Key {

@@ -164,20 +164,21 @@ func (s *Session) Want(set *Set) {
 	if s.set != nil {
 		old = s.set.Groups
 	}
-	var fresh []*Resource
+	room := [8]*Resource{} // a change of one group needs no more, mostly
+	fresh := room[:0]
 	i, j := 0, 0
 	for i < len(old) || j < len(set.Groups) {
 		switch {
 		case j == len(set.Groups) || i < len(old) && old[i].Key < set.Groups[j].Key:
-			s.unwant(old[i])
+			s.unwant(old[i].Resources, nil)
 			i++
 		case i == len(old) || old[i].Key > set.Groups[j].Key:
 			fresh = append(fresh, set.Groups[j].Resources...)
 			j++
 		default:
 			if old[i] != set.Groups[j] {
-				s.unwant(old[i])
-				fresh = append(fresh, set.Groups[j].Resources...)
+				s.unwant(old[i].Resources, set.Groups[j].Resources)
+				fresh = appendNew(fresh, old[i].Resources, set.Groups[j].Resources)
 			}
 			i, j = i+1, j+1
 		}
@@ -197,8 +198,15 @@ func (s *Session) Want(set *Set) {
 	s.set = set
 }
 
-func (s *Session) unwant(g *Group) {
-	for _, r := range g.Resources {
+// unwant drops the resources of a group that its successor does not name.
+func (s *Session) unwant(old, now []*Resource) {
+	for _, r := range old {
+		for len(now) > 0 && before(now[0], r) {
+			now = now[1:]
+		}
+		if len(now) > 0 && now[0].Type == r.Type && now[0].Name == r.Name {
+			continue
+		}
 		k := s.kind(r.Type)
 		if it := k.items[r.Name]; it != nil && it.want == r {
 			it.want = nil
@@ -206,6 +214,22 @@ func (s *Session) unwant(g *Group) {
 		}
 	}
 }
+
+// appendNew adds what is in a group and not, at the same address, in the one
+// before.
+func appendNew(fresh, old, now []*Resource) []*Resource {
+	for _, r := range now {
+		for len(old) > 0 && before(old[0], r) {
+			old = old[1:]
+		}
+		if len(old) == 0 || old[0] != r {
+			fresh = append(fresh, r)
+		}
+	}
+	return fresh
+}
+
+func before(a, b *Resource) bool { return a.Type < b.Type || a.Type == b.Type && a.Name < b.Name }
 
 // target is what the client should be sent: what is wanted, or the last
 // accepted when that was refused.
