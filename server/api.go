@@ -176,19 +176,40 @@ func listenUnix(path string) (net.Listener, error) {
 	return l, nil
 }
 
-// operatorToken reads the operator's token, or makes one at the first start.
+// operatorToken reads the operator's token, or makes one at the first start. One
+// that others may read, or that is too short to be one, stops the start.
 func operatorToken(path string) (string, error) {
-	text, err := os.ReadFile(path)
-	if err == nil {
-		return strings.TrimSpace(string(text)), nil
+	info, err := os.Stat(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return newOperatorToken(path)
 	}
-	if !errors.Is(err, fs.ErrNotExist) {
+	if err != nil {
 		return "", fmt.Errorf("reading the operator's token: %w", err)
 	}
+	if mode := info.Mode().Perm(); mode&0o077 != 0 {
+		return "", fmt.Errorf("reading the operator's token: %s has mode %04o, so others may have read it; chmod 600 it, or remove it to get a new one", path, mode)
+	}
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return "", fmt.Errorf("reading the operator's token: %w", err)
+	}
+	token := strings.TrimSpace(string(text))
+	if len(token) < 32 {
+		return "", fmt.Errorf("reading the operator's token: %s holds %d characters, and a token has 32 at least; remove it to get a new one", path, len(token))
+	}
+	return token, nil
+}
+
+// newOperatorToken is on disk whole or not at all.
+func newOperatorToken(path string) (string, error) {
 	b := make([]byte, 32)
 	rand.Read(b)
 	token := "ko_" + hex.EncodeToString(b)
-	if err := os.WriteFile(path, []byte(token+"\n"), 0o600); err != nil {
+	err := os.WriteFile(path+".new", []byte(token+"\n"), 0o600)
+	if err == nil {
+		err = os.Rename(path+".new", path)
+	}
+	if err != nil {
 		return "", fmt.Errorf("writing the operator's token: %w", err)
 	}
 	return token, nil
