@@ -8,9 +8,10 @@ import (
 	"sync"
 )
 
-// target is one family's tables with what they should hold.
+// target is one table of one family with what it should hold.
 type target struct {
 	family Family
+	table  string
 	tables Tables
 	want   map[string][]string // root chain → rules
 	now    listing
@@ -27,7 +28,7 @@ func (t *target) read(tables Tables, rules []Rule) error {
 	}
 	t.tables, t.now, t.want = tables, parseListing(lines), map[string][]string{}
 	for _, r := range rules {
-		if r.Family == t.family {
+		if r.Family == t.family && tableOf(r.Chain) == t.table {
 			t.want[r.Chain] = append(t.want[r.Chain], strings.Join(r.Spec, " "))
 		}
 	}
@@ -36,7 +37,10 @@ func (t *target) read(tables Tables, rules []Rule) error {
 
 // settled tells whether the listing is the plan, so that nothing need be written.
 func (t *target) settled() bool {
-	return !slices.ContainsFunc(hooks, func(h hook) bool { return !t.settledHook(h) })
+	if len(t.want) == 0 && len(t.now.ours()) == 0 {
+		return true // as table raw where no DNS is captured
+	}
+	return !slices.ContainsFunc(hooksOf(t.table), func(h hook) bool { return !t.settledHook(h) })
 }
 
 func (t *target) settledHook(h hook) bool {
@@ -81,7 +85,7 @@ func each(targets []*target, step func(*target) error) error {
 
 // build makes the idle generation of each root chain, and reads it back.
 func (t *target) build() error {
-	for _, h := range hooks {
+	for _, h := range hooksOf(t.table) {
 		idle := h.idle(t.now)
 		make := t.tables.NewChain
 		if t.now.has(idle) {
@@ -101,7 +105,7 @@ func (t *target) build() error {
 		return err
 	}
 	got := parseListing(lines)
-	for _, h := range hooks {
+	for _, h := range hooksOf(t.table) {
 		idle := h.idle(t.now)
 		if h.live(got) != h.live(t.now) {
 			return &Pending{fmt.Errorf("%s changed while %s was built", h.root, idle)}
@@ -116,7 +120,7 @@ func (t *target) build() error {
 
 // swap leads each root chain to its new generation: one command each.
 func (t *target) swap() error {
-	for _, h := range hooks {
+	for _, h := range hooksOf(t.table) {
 		jump := []string{"-j", h.idle(t.now)}
 		var err error
 		switch {
@@ -138,7 +142,7 @@ func (t *target) swap() error {
 
 // hang puts the built-in chain's jump in its place, last of all.
 func (t *target) hang() error {
-	for _, h := range hooks {
+	for _, h := range hooksOf(t.table) {
 		if h.jumps(t.now) == 0 {
 			if err := t.tables.Insert(h.builtin, 1, "-j", h.root); err != nil {
 				return fmt.Errorf("installing %s: %w", h.root, err)
@@ -152,7 +156,7 @@ func (t *target) hang() error {
 // rules that someone put behind ours.
 func (t *target) tidy() error {
 	var dead []string
-	for _, h := range hooks {
+	for _, h := range hooksOf(t.table) {
 		for n := h.jumps(t.now); n > 1; n-- {
 			if err := t.tables.Delete(h.builtin, "-j", h.root); err != nil {
 				return fmt.Errorf("removing a second jump to %s: %w", h.root, err)
@@ -175,7 +179,7 @@ func (t *target) tidy() error {
 	return nil
 }
 
-// remove takes all that is ours out of one family, the jumps first. It is always
+// remove takes all that is ours out of one table of a family, the jumps first. It is always
 // safe, and does nothing where there is nothing.
 func remove(t Tables) (changed bool, err error) {
 	lines, err := t.Listing()
@@ -183,7 +187,7 @@ func remove(t Tables) (changed bool, err error) {
 		return false, err
 	}
 	now := parseListing(lines)
-	for _, h := range hooks {
+	for _, h := range allHooks {
 		for range h.jumps(now) {
 			changed = true
 			if err := t.Delete(h.builtin, "-j", h.root); err != nil {

@@ -6,8 +6,10 @@ import (
 	"testing"
 )
 
-func bring(f *fake, c Config) (bool, error) {
-	t := &target{family: V4}
+func bring(f *fake, c Config) (bool, error) { return bringTable(f, nat, c) }
+
+func bringTable(f *fake, table string, c Config) (bool, error) {
+	t := &target{family: V4, table: table}
 	if err := t.read(f, Rules(c)); err != nil {
 		return false, err
 	}
@@ -35,6 +37,27 @@ func TestApplyTwiceWritesOnce(t *testing.T) {
 	must(t, f, sample())
 	if len(f.commands) != n || f.text(t) != text {
 		t.Errorf("the second apply ran %v", f.commands[n:])
+	}
+}
+
+// Where no DNS is captured, table raw is not touched; turned off, it is emptied by a swap.
+func TestRawIsWrittenForDNSOnly(t *testing.T) {
+	quiet := sample()
+	quiet.DNS = false
+	f := newFake()
+	if changed, err := bringTable(f, raw, quiet); err != nil || changed || len(f.commands) > 0 {
+		t.Errorf("changed %v, %v: %q", changed, err, f.commands)
+	}
+	for _, c := range []Config{sample(), quiet} {
+		if changed, err := bringTable(f, raw, c); err != nil || !changed {
+			t.Fatal(changed, err)
+		}
+		if changed, err := bringTable(f, raw, c); err != nil || changed {
+			t.Errorf("not settled: %v, %v", changed, err)
+		}
+		if got := held(f, rawHooks[0]); got != planned(c, chainDNS) {
+			t.Errorf("holds\n%s\nnot\n%s", got, planned(c, chainDNS))
+		}
 	}
 }
 
@@ -88,9 +111,20 @@ func planned(c Config, root string) string {
 
 // A kill before any command leaves old or new live; the next start converges.
 func TestKilledAnywhere(t *testing.T) {
-	for name, first := range map[string]*Config{"from nothing": nil, "from another generation": ptr(sample())} {
+	for name, first := range map[string]*Config{"from nothing": nil, "from another generation": ptr(sample()),
+		"raw from nothing": nil, "raw from another generation": ptr(sample())} {
 		t.Run(name, func(t *testing.T) {
-			points := 0
+			points, table, least := 0, nat, 20
+			if strings.HasPrefix(name, raw) {
+				table, least = raw, 6
+			}
+			bring := func(f *fake, c Config) (bool, error) { return bringTable(f, table, c) }
+			must := func(t *testing.T, f *fake, c Config) {
+				t.Helper()
+				if _, err := bring(f, c); err != nil {
+					t.Fatal(err)
+				}
+			}
 			for kill := 1; ; kill++ {
 				f := newFake()
 				f.chains["OUTPUT"] = []string{"-d 10.1.1.1/32 -j ACCEPT"}
@@ -100,7 +134,7 @@ func TestKilledAnywhere(t *testing.T) {
 				}
 				f.dieAt = len(f.commands) + kill
 				_, err := bring(f, other())
-				for _, h := range hooks {
+				for _, h := range hooksOf(table) {
 					old := "nothing"
 					if first != nil {
 						old = planned(*first, h.root)
@@ -111,7 +145,11 @@ func TestKilledAnywhere(t *testing.T) {
 				}
 				f.dieAt = 0
 				must(t, f, other())
-				if l := parseListing(must2(f.Listing())); len(l.ours()) != 4 || held(f, hooks[0]) != planned(other(), chainIn) || held(f, hooks[1]) != planned(other(), chainOut) {
+				converged := len(parseListing(must2(f.Listing())).ours()) == 2*len(hooksOf(table))
+				for _, h := range hooksOf(table) {
+					converged = converged && held(f, h) == planned(other(), h.root)
+				}
+				if !converged {
 					t.Fatalf("killed at %d: the next start does not converge:\n%s", kill, f.text(t))
 				}
 				if _, err := remove(f); err != nil || f.text(t) != before {
@@ -125,7 +163,7 @@ func TestKilledAnywhere(t *testing.T) {
 				}
 				points++
 			}
-			if points < 20 {
+			if points < least {
 				t.Errorf("only %d kill points", points)
 			}
 		})
@@ -141,7 +179,7 @@ func TestRemoveKilledAnywhere(t *testing.T) {
 		must(t, f, sample())
 		f.dieAt = len(f.commands) + kill
 		_, err := remove(f)
-		for _, h := range hooks {
+		for _, h := range natHooks {
 			if got := held(f, h); got != "nothing" && got != planned(sample(), h.root) {
 				t.Fatalf("killed at %d: %s holds a mix:\n%s", kill, h.root, got)
 			}
@@ -187,7 +225,7 @@ func TestWhatOthersDidIsRepaired(t *testing.T) {
 			if err != nil || !changed {
 				t.Fatalf("changed %v: %v", changed, err)
 			}
-			if held(f, hooks[1]) != planned(sample(), chainOut) {
+			if held(f, natHooks[1]) != planned(sample(), chainOut) {
 				t.Errorf("not repaired:\n%s", f.text(t))
 			}
 			if changed, err := bring(f, sample()); err != nil || changed {
@@ -221,7 +259,7 @@ func FuzzListing(f *testing.F) {
 		l := parseListing(strings.Split(text, "\n"))
 		l.ours()
 		l.foreign()
-		for _, h := range hooks {
+		for _, h := range natHooks {
 			h.live(l)
 			h.jumps(l)
 		}

@@ -83,13 +83,15 @@ func (m *Manager) targets(ctx context.Context, s *state, netns string, rules []R
 		return nil, false, errors.New("finding ip6tables: this host speaks IPv6, and without ip6tables its calls by IPv6 would go around the mesh: apt-get install iptables, or turn IPv6 off (sysctl net.ipv6.conf.all.disable_ipv6=1)")
 	}
 	open := func(family Family, path string) {
-		out = append(out, &target{family: family, enter: func(do func() error) error { return InNamespace(netns, do) }})
-		out[len(out)-1].open = func(t *target) error {
-			k, err := m.tools.kernel(ctx, family, path, m.o.Wait)
-			if err != nil {
-				return err
+		for _, table := range ownTables {
+			out = append(out, &target{family: family, table: table, enter: func(do func() error) error { return InNamespace(netns, do) }})
+			out[len(out)-1].open = func(t *target) error {
+				k, err := m.tools.kernel(ctx, family, path, table, m.o.Wait)
+				if err != nil {
+					return err
+				}
+				return t.read(k, rules)
 			}
-			return t.read(k, rules)
 		}
 	}
 	open(V4, b.V4)

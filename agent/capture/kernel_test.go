@@ -112,6 +112,47 @@ func echoQueries(c net.PacketConn) {
 	}
 }
 
+// A query that has the source port of one that another user has just sent to the
+// same resolver is redirected all the same, and the other's stays where it was.
+func TestQueriesOfOneSourcePort(t *testing.T) {
+	onBackends(t, func(t *testing.T, r *rig) {
+		for port, spaces := range map[string]map[string]string{"15053": {"127.0.0.1": "", "::1": ""}, "53": {outIP: outNS, outIP6: outNS}} {
+			for ip, netns := range spaces {
+				r.answer(netns, net.JoinHostPort(ip, port), map[string]string{"15053": "agent", "53": "real"}[port])
+			}
+		}
+		both := r.config()
+		host := r.config()
+		host.DNSHost = true
+		port := 41000
+		for name, c := range map[string]Config{"workload": both, "host": host} {
+			r.apply(c)
+			for from, to := range map[string]string{hostIP: outIP, hostIP6: outIP6} {
+				port++
+				for _, step := range []struct {
+					uid  uint32
+					want string
+				}{{uidAgent, "real"}, {uidApp, "agent"}, {uidAgent, "real"}, {uidApp, "agent"}} {
+					got, err := query(step.uid, from, port, to)
+					if err != nil || got != step.want+" from "+net.JoinHostPort(to, "53") {
+						t.Errorf("%s: user %d from port %d to %s: %q, %v", name, step.uid, port, to, got, err)
+					}
+				}
+			}
+		}
+		if text := sh(t, "iptables-"+r.backend+" -t raw -S; ip6tables-"+r.backend+" -t raw -S"); strings.Count(text, "--zone-orig") != 2 {
+			t.Errorf("one generation in both families is not what stands:\n%s", text)
+		}
+		// Turned off, a query goes where it says.
+		if err := r.m.SetDNS(context.Background(), false); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := query(uidApp, hostIP, port+1, outIP); err != nil || !strings.HasPrefix(got, "real") {
+			t.Errorf("off: %q, %v", got, err)
+		}
+	})
+}
+
 func TestVerifyFindsWhatIsWrong(t *testing.T) {
 	onNFT(t, func(t *testing.T, r *rig) {
 		c := r.config()

@@ -5,7 +5,7 @@ import (
 	"strings"
 )
 
-// listing is table nat as it stands: what each chain holds, in order.
+// listing is one table as it stands: what each chain holds, in order.
 type listing struct {
 	chains map[string][]string // a rule is its words joined by one space
 }
@@ -93,7 +93,7 @@ func (l listing) ours() []string {
 }
 
 func isOurs(chain string) bool {
-	for _, h := range hooks {
+	for _, h := range allHooks {
 		if chain == h.root || chain == h.generation("A") || chain == h.generation("B") {
 			return true
 		}
@@ -109,7 +109,7 @@ func (l listing) foreign() int {
 			continue
 		}
 		for _, r := range rules {
-			if !slices.ContainsFunc(hooks, func(h hook) bool { return r == h.jump() }) {
+			if !slices.ContainsFunc(allHooks, func(h hook) bool { return r == h.jump() }) {
 				n++
 			}
 		}
@@ -120,9 +120,35 @@ func (l listing) foreign() int {
 // hook is where one of our root chains hangs.
 type hook struct{ builtin, root string }
 
-// hooks in the order in which they are installed: inbound first, so that a
+// Hooks in the order in which they are installed: inbound first, so that a
 // workload never calls as a member of the mesh before it answers as one.
-var hooks = []hook{{"PREROUTING", chainIn}, {"OUTPUT", chainOut}}
+var (
+	natHooks = []hook{{"PREROUTING", chainIn}, {"OUTPUT", chainOut}}
+	rawHooks = []hook{{"OUTPUT", chainDNS}}
+	allHooks = slices.Concat(natHooks, rawHooks)
+)
+
+// The tables that hold our chains.
+const (
+	nat = "nat"
+	raw = "raw"
+)
+
+var ownTables = []string{nat, raw}
+
+func hooksOf(table string) []hook {
+	if table == raw {
+		return rawHooks
+	}
+	return natHooks
+}
+
+func tableOf(root string) string {
+	if root == chainDNS {
+		return raw
+	}
+	return nat
+}
 
 func (h hook) jump() string                    { return "-j " + h.root }
 func (h hook) generation(letter string) string { return h.root + "_" + letter }

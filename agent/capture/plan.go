@@ -179,18 +179,22 @@ func (p *Plan) host(ctx context.Context, m *Manager, s *state, c Config) {
 			p.Stops = append(p.Stops, Stop{"", err.Error(), "nothing was touched"})
 			continue
 		}
-		h.Families = len(targets)
-		for i, t := range targets {
-			h.Settled = h.Settled && t.settled()
-			for _, hook := range hooks {
-				if i == 0 && hook.live(t.now) == "" {
+		h.Families = len(targets) / len(ownTables)
+		for _, t := range targets {
+			settled := t.settled()
+			h.Settled = h.Settled && settled
+			if t.family != V4 || settled {
+				continue
+			}
+			for _, hook := range hooksOf(t.table) {
+				if hook.live(t.now) == "" {
 					h.Chains += 2
 				}
-				if i == 0 && hook.jumps(t.now) == 0 {
+				if hook.jumps(t.now) == 0 {
 					h.Jumps++
 				}
 			}
-			if i == 0 && hooks[0].live(t.now) == "" {
+			if t.table == nat && natHooks[0].live(t.now) == "" {
 				h.Routes++
 			}
 		}

@@ -11,7 +11,7 @@ import (
 
 func plans() map[string]Plan {
 	ap, a := netip.MustParseAddrPort, netip.MustParseAddr
-	host := PlannedHost{Backend: "nft", Tracked: 0, TrackMax: 65536, Chains: 4, Jumps: 2, Routes: 1, Families: 2}
+	host := PlannedHost{Backend: "nft", Tracked: 0, TrackMax: 65536, Chains: 6, Jumps: 3, Routes: 1, Families: 2}
 	web := PlannedWorkload{Name: "web", Who: "www-data (uid 33)", FoundBy: "consul + listening socket", Mode: "permissive", Ports: []uint16{8080},
 		Callers: []Caller{{Addr: a("10.0.0.3"), Host: "vm-3", Connections: 4}, {Addr: a("10.0.0.4"), Connections: 10}}, Open: 22,
 		Outside: []Destination{{ap("52.1.2.3:443"), "api.stripe.com", 1}, {ap("10.0.9.4:5432"), "", 3}}, DNS: "port 53 of uid 33 only"}

@@ -73,7 +73,7 @@ func (p *Plan) writeHost(line func(string, string, ...any)) {
 	case h.Chains == 0 && h.Jumps == 0 && h.TablesErr == "":
 		line("change", "a new generation, by one swap a chain (%s); kerege capture plan -rules shows it", families)
 	case h.TablesErr == "":
-		line("change", "+ %s nat, + %s, + %s (%s); kerege capture plan -rules shows them", count(h.Chains, "chain"), count(h.Jumps, "jump"), count(h.Routes, "route"), families)
+		line("change", "+ %s, + %s, + %s (%s); kerege capture plan -rules shows them", count(h.Chains, "chain"), count(h.Jumps, "jump"), count(h.Routes, "route"), families)
 	}
 }
 

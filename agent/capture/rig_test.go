@@ -282,6 +282,56 @@ func until(t *testing.T, what string, ok func() bool) {
 	t.Fatalf("waiting for %s: not within 10 s", what)
 }
 
+// answer says name to each datagram.
+func (r *rig) answer(netns, address, name string) {
+	r.t.Helper()
+	var c net.PacketConn
+	err := InNamespace(netns, func() (err error) {
+		c, err = net.ListenPacket("udp", address)
+		return err
+	})
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	r.t.Cleanup(func() { c.Close() })
+	go func() {
+		buf := make([]byte, 512)
+		for {
+			_, from, err := c.ReadFrom(buf)
+			if err != nil {
+				return
+			}
+			c.WriteTo([]byte(name), from)
+		}
+	}()
+}
+
+// query sends one datagram to port 53 as a user, from a port of its own choice,
+// and returns what answers and from where.
+func query(uid uint32, from string, port int, to string) (answer string, err error) {
+	err = asWorkload(Config{}, Workload{UIDs: []uint32{uid}}, func() error {
+		c, err := net.ListenUDP("udp", &net.UDPAddr{IP: net.ParseIP(from), Port: port})
+		if err != nil {
+			return err
+		}
+		defer c.Close()
+		if err := c.SetDeadline(time.Now().Add(2 * time.Second)); err != nil {
+			return err
+		}
+		if _, err := c.WriteTo([]byte("?"), &net.UDPAddr{IP: net.ParseIP(to), Port: 53}); err != nil {
+			return err
+		}
+		buf := make([]byte, 512)
+		n, who, err := c.ReadFrom(buf)
+		if err != nil {
+			return err
+		}
+		answer = string(buf[:n]) + " from " + who.String()
+		return nil
+	})
+	return answer, err
+}
+
 const outNS = "/run/netns/out"
 
 // role starts this very program as something else.

@@ -17,11 +17,18 @@ const (
 	V6 Family = 6
 )
 
-// Our root chains in table nat, and the built-in ones they hang from.
+// Our root chains, and the built-in ones they hang from.
 const (
-	chainOut = "KEREGE_OUT" // from OUTPUT
-	chainIn  = "KEREGE_IN"  // from PREROUTING
+	chainOut = "KEREGE_OUT" // from OUTPUT of table nat
+	chainIn  = "KEREGE_IN"  // from PREROUTING of table nat
+	chainDNS = "KEREGE_DNS" // from OUTPUT of table raw
 )
+
+// dnsZone is the conntrack zone in which a captured query is looked up, in its
+// original direction: with no zone of its own, one that has the source port of a
+// query that somebody else has just sent to the same resolver is taken for that
+// one, which was not redirected. Answers need no zone, for they are unambiguous.
+const dnsZone = 15053
 
 // Rule is one rule of a generation, spelled as iptables -S lists it.
 type Rule struct {
@@ -35,7 +42,7 @@ func (r Rule) String() string {
 	if r.Family == V6 {
 		tool = "ip6tables"
 	}
-	return fmt.Sprintf("%s -t nat -A %s %s", tool, r.Chain, strings.Join(r.Spec, " "))
+	return fmt.Sprintf("%s -t %s -A %s %s", tool, tableOf(r.Chain), r.Chain, strings.Join(r.Spec, " "))
 }
 
 // Rules is what one network namespace should hold, for both families, in order.
@@ -46,6 +53,7 @@ func Rules(c Config) []Rule {
 		b := &builder{c: c, family: family}
 		b.outbound()
 		b.inbound()
+		b.zone()
 		out = append(out, b.rules...)
 	}
 	return out
@@ -136,8 +144,10 @@ func (b *builder) hairpin() {
 	}
 }
 
+func (b *builder) dnsTaken() bool { return b.c.DNS && !slices.Contains(b.c.NeverPorts, 53) }
+
 func (b *builder) dns() {
-	if !b.c.DNS || slices.Contains(b.c.NeverPorts, 53) {
+	if !b.dnsTaken() {
 		return
 	}
 	port := b.c.dnsPort()
@@ -154,6 +164,30 @@ func (b *builder) dns() {
 			}
 			b.add(words("-p udp"), who, dportOf("udp", 53), redirect(port))
 			b.add(words("-p tcp"), who, dport(53), redirect(port))
+		}
+	}
+}
+
+// zone gives the queries that dns redirects a conntrack zone of their own.
+func (b *builder) zone() {
+	b.chain = chainDNS
+	if !b.dnsTaken() {
+		return
+	}
+	queries, zone := dportOf("udp", 53), words("-j CT --zone-orig "+strconv.Itoa(dnsZone))
+	for _, uid := range sorted(b.c.EnvoyUIDs, b.c.AgentUIDs) {
+		b.add(words("-p udp"), owner(uid), queries, back)
+	}
+	if b.c.DNSHost {
+		b.add(words("-p udp"), queries, zone)
+		return
+	}
+	for _, w := range b.c.Workloads {
+		for _, who := range w.who() {
+			for _, uid := range sorted(w.ExcludeUIDs) {
+				b.add(words("-p udp"), owner(uid), queries, back)
+			}
+			b.add(words("-p udp"), who, queries, zone)
 		}
 	}
 }

@@ -66,7 +66,7 @@ func (m *Manager) spaceStatus(ctx context.Context, s *state, netns string, c Con
 	out.Backend, out.Warning, out.Foreign = b.Name, b.Warning, b.Foreign
 	for _, t := range targets {
 		out.Settled = out.Settled && t.settled()
-		for _, h := range hooks {
+		for _, h := range hooksOf(t.table) {
 			if live := h.live(t.now); live != "" {
 				out.Live = append(out.Live, map[Family]string{V4: "ipv4 ", V6: "ipv6 "}[t.family]+live)
 			}

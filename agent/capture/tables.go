@@ -15,7 +15,7 @@ import (
 	"github.com/coreos/go-iptables/iptables"
 )
 
-// Tables is table nat of one family in one network namespace.
+// Tables is one table of one family in one network namespace.
 type Tables interface {
 	Listing() ([]string, error) // as iptables -S prints it
 	NewChain(chain string) error
@@ -62,10 +62,11 @@ func (w Wait) tries() int {
 // kernel is Tables on the real thing, by the iptables commands. It works in the
 // network namespace of the calling thread.
 type kernel struct {
-	ctx  context.Context
-	ipt  *iptables.IPTables
-	path string
-	wait Wait
+	ctx   context.Context
+	ipt   *iptables.IPTables
+	path  string
+	table string
+	wait  Wait
 }
 
 // tools are iptables commands whose version is known: to ask again would cost
@@ -75,7 +76,7 @@ type tools struct {
 	known map[string]*iptables.IPTables
 }
 
-func (t *tools) kernel(ctx context.Context, family Family, path string, wait Wait) (*kernel, error) {
+func (t *tools) kernel(ctx context.Context, family Family, path, table string, wait Wait) (*kernel, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	ipt := t.known[path]
@@ -91,10 +92,8 @@ func (t *tools) kernel(ctx context.Context, family Family, path string, wait Wai
 		}
 		t.known[path] = ipt
 	}
-	return &kernel{ctx: ctx, ipt: ipt, path: path, wait: wait}, nil
+	return &kernel{ctx: ctx, ipt: ipt, path: path, table: table, wait: wait}, nil
 }
-
-const nat = "nat"
 
 func (k *kernel) Listing() ([]string, error) {
 	out, err := k.run("-S")
@@ -109,7 +108,7 @@ func (k *kernel) Listing() ([]string, error) {
 func (k *kernel) run(args ...string) (string, error) {
 	var out []byte
 	err := k.retry(func() error {
-		cmd := exec.CommandContext(k.ctx, k.path, slices.Concat([]string{"-t", nat}, args, []string{"--wait", strconv.Itoa(k.wait.seconds())})...)
+		cmd := exec.CommandContext(k.ctx, k.path, slices.Concat([]string{"-t", k.table}, args, []string{"--wait", strconv.Itoa(k.wait.seconds())})...)
 		cmd.WaitDelay = time.Second
 		var err error
 		out, err = cmd.Output()
@@ -119,7 +118,7 @@ func (k *kernel) run(args ...string) (string, error) {
 }
 
 func (k *kernel) NewChain(chain string) error {
-	return k.retry(func() error { return k.ipt.NewChain(nat, chain) })
+	return k.retry(func() error { return k.ipt.NewChain(k.table, chain) })
 }
 
 func (k *kernel) ClearChain(chain string) error {
@@ -134,7 +133,7 @@ func (k *kernel) Discard(chains ...string) error {
 		return nil
 	}
 	var text strings.Builder
-	text.WriteString("*" + nat + "\n")
+	text.WriteString("*" + k.table + "\n")
 	for _, option := range []string{"-F", "-X"} {
 		for _, c := range chains {
 			text.WriteString(option + " " + c + "\n")
@@ -150,19 +149,19 @@ func (k *kernel) Discard(chains ...string) error {
 }
 
 func (k *kernel) Append(chain string, spec ...string) error {
-	return k.retry(func() error { return k.ipt.Append(nat, chain, spec...) })
+	return k.retry(func() error { return k.ipt.Append(k.table, chain, spec...) })
 }
 
 func (k *kernel) Insert(chain string, pos int, spec ...string) error {
-	return k.retry(func() error { return k.ipt.Insert(nat, chain, pos, spec...) })
+	return k.retry(func() error { return k.ipt.Insert(k.table, chain, pos, spec...) })
 }
 
 func (k *kernel) Replace(chain string, pos int, spec ...string) error {
-	return k.retry(func() error { return k.ipt.Replace(nat, chain, pos, spec...) })
+	return k.retry(func() error { return k.ipt.Replace(k.table, chain, pos, spec...) })
 }
 
 func (k *kernel) Delete(chain string, spec ...string) error {
-	return k.retry(func() error { return k.ipt.Delete(nat, chain, spec...) })
+	return k.retry(func() error { return k.ipt.Delete(k.table, chain, spec...) })
 }
 
 // lockHeld is the exit code of iptables when it could not get the tables.
@@ -177,7 +176,7 @@ func (k *kernel) retry(do func() error) error {
 		}
 		var status interface{ ExitStatus() int }
 		if !errors.As(err, &status) || status.ExitStatus() != lockHeld || !busy(err) {
-			return fmt.Errorf("changing table nat: %w", err)
+			return fmt.Errorf("changing table %s: %w", k.table, err)
 		}
 		if try == k.wait.tries() {
 			return &Pending{err}

@@ -31,7 +31,7 @@ func newTown(t *testing.T, consul bool) (context.Context, *town.Town) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
 	t.Cleanup(cancel)
-	w, err := town.New("krs", "../../bin", consul)
+	w, err := town.New("krs", bin(), consul)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -145,4 +145,12 @@ func prefixed(t *testing.T, got, prefix string, err error) {
 	if err != nil || !strings.HasPrefix(got, prefix) {
 		t.Errorf("got %q, %v; it should begin with %q", got, err, prefix)
 	}
+}
+
+// bin is the folder that `make build` fills, or what the environment names.
+func bin() string {
+	if dir := os.Getenv("KEREGE_BIN"); dir != "" {
+		return dir
+	}
+	return "../../bin"
 }
