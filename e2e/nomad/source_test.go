@@ -194,8 +194,15 @@ func (e *ear) must(what string, ok bool) {
 	}
 }
 
-func TestAJobsServiceComesAndGoes(t *testing.T) {
+// TestServices has one Nomad for what leaves it as it was.
+func TestServices(t *testing.T) {
 	a := start(t, rig.Options{})
+	t.Run("a job's service comes and goes", func(t *testing.T) { comesAndGoes(t, a) })
+	t.Run("canary tags come and go with the promotion", func(t *testing.T) { canaryTags(t, a) })
+	t.Run("checks decide the health", func(t *testing.T) { checksDecide(t, a) })
+}
+
+func comesAndGoes(t *testing.T, a *rig.Agent) {
 	e := listen(t, nomad.Options{Address: a.Addr, CheckEvery: time.Second})
 
 	// Latency is measured from Nomad's own registration of a task that runs.
@@ -240,8 +247,7 @@ func TestAJobsServiceComesAndGoes(t *testing.T) {
 	}
 }
 
-func TestCanaryTagsComeAndGoWithThePromotion(t *testing.T) {
-	a := start(t, rig.Options{})
+func canaryTags(t *testing.T, a *rig.Agent) {
 	e := listen(t, nomad.Options{Address: a.Addr})
 	run(t, a, job("default", "api", 2, 1, "1", ""))
 	within(t, 30*time.Second, "two stable", func() bool { return e.tagged("api", "stable") == 2 })
@@ -276,8 +282,7 @@ func TestCanaryTagsComeAndGoWithThePromotion(t *testing.T) {
 	})
 }
 
-func TestChecksDecideTheHealth(t *testing.T) {
-	a := start(t, rig.Options{})
+func checksDecide(t *testing.T, a *rig.Agent) {
 	e := listen(t, nomad.Options{Address: a.Addr, CheckEvery: time.Second})
 	dir := t.TempDir()
 	flag := filepath.Join(dir, "ok")
@@ -399,8 +404,12 @@ func TestATokenThatSeesLessLosesNothing(t *testing.T) {
 	if _, err := a.ACLTokens().Delete(first.AccessorID, nil); err != nil {
 		t.Fatal(err)
 	}
+	revoked := time.Now()
 	run(t, a, job("default", "stir", 2, 0, "1", ""))
-	within(t, 30*time.Second, "state denied", func() bool { return e.src.Report().State == mesh.SourceDenied })
+	within(t, 30*time.Second, "state denied", func() bool {
+		r := e.src.Report()
+		return r.State == mesh.SourceDenied && r.Trouble.After(revoked)
+	})
 	t.Logf("revoked: %+v", e.src.Report())
 	e.must("both instances", two())
 
