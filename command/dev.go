@@ -41,7 +41,7 @@ next time. It is no control plane for another host: see kerege server.`,
 		Example: "kerege dev ./mesh",
 		Flags: func(f *flag.FlagSet) {
 			f.StringVar(&o.data, "data", "", "A `directory` that keeps the mesh's state. Left out: a new one, removed at the end.")
-			f.StringVar(&o.envoy, "envoy", "", "Envoy's `program`. Left out: $ENVOY, then PATH.")
+			f.StringVar(&o.envoy, "envoy", "", "Envoy's `program`. Left out: $ENVOY, then PATH, then the one of make tools.")
 			f.StringVar(&o.level, "log-level", "error", "The `level` of the log on standard error: trace, debug, info, warn, error or off. Envoys log there too below warn, else into files.")
 		},
 		Run: func(c *Call) error {
@@ -58,9 +58,9 @@ next time. It is no control plane for another host: see kerege server.`,
 
 // runDev prepares what can be wrong before anything runs, then runs it.
 func runDev(c *Call, o devFlags) (err error) {
-	program, err := envoy.FindEnvoy(o.envoy)
+	program, err := devEnvoy(o.envoy)
 	if err != nil {
-		return fmt.Errorf("%w\nWhere kerege was cloned, `make tools` gets one into ~/.cache/kerege/parts; else take a release from github.com/envoyproxy/envoy/releases", err)
+		return err
 	}
 	if err := envoy.Check(c.ctx, program); err != nil {
 		return err
@@ -99,6 +99,22 @@ func runDev(c *Call, o devFlags) (err error) {
 		return nil // Ctrl-C is how it ends
 	}
 	return err
+}
+
+// devEnvoy is Envoy as kerege envoy finds it, else the one that `make tools` got.
+func devEnvoy(flag string) (string, error) {
+	program, err := envoy.FindEnvoy(flag)
+	if err == nil {
+		return program, nil
+	}
+	cache, e := os.UserCacheDir()
+	if flag == "" && os.Getenv("ENVOY") == "" && e == nil {
+		got, _ := filepath.Glob(filepath.Join(cache, "kerege", "parts", "envoy-*", "lib", "python3*", "site-packages", "envoy", "_bin", "envoy"))
+		if len(got) > 0 {
+			return got[len(got)-1], nil
+		}
+	}
+	return "", fmt.Errorf("%w\n`make tools` in a clone of kerege gets one, which is found without a flag; a release of github.com/envoyproxy/envoy will do, too", err)
 }
 
 // checkFiles says what is wrong with the files before anything is started.
