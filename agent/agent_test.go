@@ -185,6 +185,10 @@ func (p *place) until(what string, ok func() bool) {
 // envoy connects to web's socket as its Envoy would.
 func (p *place) envoy() *xdsim.Client {
 	p.t.Helper()
+	p.until("the socket", func() bool { // it is there a moment before it listens
+		c, err := net.Dial("unix", p.dir+"/run/proxy/web/xds.sock")
+		return err == nil && c.Close() == nil
+	})
 	conn, err := grpc.NewClient("unix:"+p.dir+"/run/proxy/web/xds.sock", grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {
 		p.t.Fatal(err)
