@@ -26,14 +26,22 @@ func fail(status int, title, detail string) error {
 	return &api.Error{Status: status, Title: title, Detail: detail}
 }
 
-// read decodes a request's body into v.
+// read decodes a request's body, one value and nothing behind it, into v.
 func read(r *http.Request, v any) error {
-	d := json.NewDecoder(io.LimitReader(r.Body, maxBody))
+	d := json.NewDecoder(http.MaxBytesReader(nil, r.Body, maxBody))
 	d.DisallowUnknownFields()
-	if err := d.Decode(v); err != nil {
-		return fail(http.StatusBadRequest, "reading the request: "+err.Error(), "")
+	err := d.Decode(v)
+	if err == nil {
+		if _, err = d.Token(); errors.Is(err, io.EOF) {
+			return nil
+		} else if err == nil {
+			err = errors.New("something follows its value")
+		}
 	}
-	return nil
+	if big := (*http.MaxBytesError)(nil); errors.As(err, &big) {
+		return fail(http.StatusRequestEntityTooLarge, "reading the request: it is bigger than 1 MiB", "")
+	}
+	return fail(http.StatusBadRequest, "reading the request: "+err.Error(), "")
 }
 
 // serveJSON makes a handler an http.Handler and audits what writes.
