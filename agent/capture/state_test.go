@@ -102,7 +102,7 @@ func TestPlanOnTheKernel(t *testing.T) {
 		if len(p.Stops) != 1 || !strings.Contains(p.Stops[0].Error(), "1 of its callers are not in the mesh") {
 			t.Errorf("%+v", p.Stops)
 		}
-		if p.Host.Backend != "nft" || p.Host.Chains != 4 || p.Host.Jumps != 2 || p.Host.Families != 2 || p.Host.Settled {
+		if p.Host.Backend != "nft" || p.Host.Chains != 6 || p.Host.Jumps != 3 || p.Host.Families != 2 || p.Host.Settled {
 			t.Errorf("%+v", p.Host)
 		}
 		if r.listingOf() != before {

@@ -19,16 +19,23 @@ import (
 
 // Report is what load prints at its end.
 type Report struct {
-	Calls    int            `json:"calls"`
-	Failed   int            `json:"failed"` // no answer, or one ≥ 500
-	ByCode   map[int]int    `json:"by_code"`
-	ByServer map[string]int `json:"by_version"`
-	Errors   map[string]int `json:"errors,omitempty"`
-	FirstBad string         `json:"first_failure,omitempty"` // when, since the start
-	LastBad  string         `json:"last_failure,omitempty"`
-	P50      string         `json:"p50"`
-	P99      string         `json:"p99"`
-	Max      string         `json:"max"`
+	Calls    int             `json:"calls"`
+	Failed   int             `json:"failed"` // no answer, or one ≥ 500
+	ByCode   map[int]int     `json:"by_code"`
+	ByServer map[string]int  `json:"by_version"`
+	Errors   map[string]int  `json:"errors,omitempty"`
+	FirstBad string          `json:"first_failure,omitempty"` // when, since the start
+	LastBad  string          `json:"last_failure,omitempty"`
+	Seen     map[string]Span `json:"seen,omitempty"` // by version: calls that it answered
+	P50      string          `json:"p50"`
+	P99      string          `json:"p99"`
+	Max      string          `json:"max"`
+}
+
+// Span is when the first and the last of some calls were begun.
+type Span struct {
+	First time.Time `json:"first"`
+	Last  time.Time `json:"last"`
 }
 
 type loader struct {
@@ -55,7 +62,7 @@ func load(args []string) error {
 	client := &http.Client{Timeout: *timeout, Transport: &http.Transport{
 		DisableKeepAlives: *fresh, MaxIdleConnsPerHost: 64, MaxConnsPerHost: 256,
 	}}
-	l := &loader{started: time.Now(), report: Report{ByCode: map[int]int{}, ByServer: map[string]int{}, Errors: map[string]int{}}}
+	l := &loader{started: time.Now(), report: Report{ByCode: map[int]int{}, ByServer: map[string]int{}, Errors: map[string]int{}, Seen: map[string]Span{}}}
 	stop := make(chan os.Signal, 1)
 	signal.Notify(stop, syscall.SIGTERM, os.Interrupt)
 	tick := time.NewTicker(time.Second / time.Duration(*rate))
@@ -88,6 +95,14 @@ func (l *loader) call(client *http.Client, method, url string) {
 		l.report.ByCode[code]++
 		if version != "" {
 			l.report.ByServer[version]++
+			s, known := l.report.Seen[version]
+			if !known || begin.Before(s.First) {
+				s.First = begin
+			}
+			if begin.After(s.Last) {
+				s.Last = begin
+			}
+			l.report.Seen[version] = s
 		}
 	}
 	if err != nil || code >= 500 {

@@ -33,3 +33,6 @@ func (l *Lab) Share(program string) (path string, err error) {
 	}
 	return path, to.Close()
 }
+
+// App is the shared program of that name.
+func (h *Host) App() string { return filepath.Join(h.lab.Dir, "bin", "app") }

@@ -97,7 +97,7 @@ func TestPolicy(t *testing.T) {
 	t.Run("bad HCL changes nothing", func(t *testing.T) {
 		must(t, w.WriteMesh(text+"\nroute \"api\" {\n  rule \"x\" {\n    to \"apj\" {}\n  }\n}\n"))
 		out, code := w.Ask(ctx, "apply")
-		if code != 1 || !strings.Contains(out, "mesh.hcl:") || !strings.Contains(out, "api") {
+		if code != 1 || !strings.Contains(out, "mesh.hcl:") || !strings.Contains(out, `"apj"`) || !strings.Contains(out, "nothing was applied") {
 			t.Errorf("exit %d: %s", code, out)
 		}
 		got, err := web.Get(ctx, api+"/v1/items")

@@ -14,17 +14,21 @@ import (
 
 // Report is what the program's load prints.
 type Report struct {
-	Calls    int            `json:"calls"`
-	Failed   int            `json:"failed"`
-	ByCode   map[string]int `json:"by_code"`
-	ByServer map[string]int `json:"by_version"`
-	Errors   map[string]int `json:"errors"`
-	First    string         `json:"first_failure"`
-	Last     string         `json:"last_failure"`
-	P50      string         `json:"p50"`
-	P99      string         `json:"p99"`
-	Max      string         `json:"max"`
+	Calls    int             `json:"calls"`
+	Failed   int             `json:"failed"`
+	ByCode   map[string]int  `json:"by_code"`
+	ByServer map[string]int  `json:"by_version"`
+	Errors   map[string]int  `json:"errors"`
+	First    string          `json:"first_failure"`
+	Last     string          `json:"last_failure"`
+	Seen     map[string]Span `json:"seen"`
+	P50      string          `json:"p50"`
+	P99      string          `json:"p99"`
+	Max      string          `json:"max"`
 }
+
+// Span is when the first and the last calls that a version answered were begun.
+type Span struct{ First, Last time.Time }
 
 // BringIn takes a host from nothing into the mesh: program, agent, token, join,
 // Envoy, capture.
@@ -56,10 +60,13 @@ func (h *Host) BringInRunning(ctx context.Context) error {
 // Env is what tells a command where the host's agent is.
 func (h *Host) Env() []string { return h.env() }
 
-// StartProgram starts the ordinary program on :8080.
+// StartProgram starts the ordinary program: on :8080, unless Program says otherwise.
 func (h *Host) StartProgram(context.Context) (err error) {
-	h.Prog, err = h.Start(lab.Spec{Name: "program", UID: UIDApp,
-		Args: []string{h.town.App, "serve", "-name", h.Service, "-version", h.Version, "-listen", ":8080"}})
+	args := h.Program
+	if args == nil {
+		args = []string{"serve", "-name", h.Service, "-version", h.Version, "-listen", ":8080"}
+	}
+	h.Prog, err = h.Start(lab.Spec{Name: "program", UID: UIDApp, Args: append([]string{h.town.App}, args...)})
 	return err
 }
 
@@ -152,14 +159,14 @@ func (h *Host) Load(ctx context.Context, url string, rate int, d time.Duration, 
 }
 
 // LoadDuring runs load, and meanwhile does something.
-func (h *Host) LoadDuring(ctx context.Context, url string, rate int, d time.Duration, do func() error) (Report, error) {
+func (h *Host) LoadDuring(ctx context.Context, url string, rate int, d time.Duration, do func() error, more ...string) (Report, error) {
 	type result struct {
 		r   Report
 		err error
 	}
 	done := make(chan result, 1)
 	go func() {
-		r, err := h.Load(ctx, url, rate, d)
+		r, err := h.Load(ctx, url, rate, d, more...)
 		done <- result{r, err}
 	}()
 	err := do()

@@ -44,6 +44,6 @@ envoy {
 
 capture {
   exclude_users = ["%[6]d"]
-}
-`, h.Name, h.Dir, h.town.Server.IP, h.Service, UIDApp, UIDEnvoy) + h.AgentExtra
+%[7]s}
+`, h.Name, h.Dir, h.town.Server.IP, h.Service, UIDApp, UIDEnvoy, h.CaptureExtra) + h.AgentExtra
 }

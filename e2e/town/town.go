@@ -43,7 +43,9 @@ type Town struct {
 type Host struct {
 	*lab.Host
 	Service, Version   string
-	AgentExtra         string // more lines of agent.hcl
+	Program            []string // what the program is told; nil: to serve HTTP on :8080
+	AgentExtra         string   // more lines of agent.hcl
+	CaptureExtra       string   // more lines of its capture block
 	Agent, Envoy, Prog *lab.Proc
 	RulesBefore        string
 	town               *Town
