@@ -17,21 +17,41 @@ import (
 
 // writer marshals messages deterministically and remembers the first failure,
 // so that builders stay readable. Only invalid UTF-8 can fail.
-type writer struct{ err error }
+type writer struct {
+	err     error
+	scratch []byte // of the last resource
+}
 
 func (w *writer) any(m proto.Message) *anypb.Any {
 	body, err := proto.MarshalOptions{Deterministic: true}.Marshal(m)
 	if err != nil && w.err == nil {
 		w.err = fmt.Errorf("marshalling a %s: %w", m.ProtoReflect().Descriptor().FullName(), err)
 	}
-	return &anypb.Any{TypeUrl: "type.googleapis.com/" + string(m.ProtoReflect().Descriptor().FullName()), Value: body}
+	return &anypb.Any{TypeUrl: typeURL(m), Value: body}
+}
+
+const urlPrefix = "type.googleapis.com/"
+
+// typeURL names a message's type; those of resources are one string for all.
+func typeURL(m proto.Message) string {
+	name := string(m.ProtoReflect().Descriptor().FullName())
+	for _, typ := range [...]string{delta.TypeEndpoints, delta.TypeCluster, delta.TypeListener, delta.TypeRoute, delta.TypeExtension, delta.TypeSecret} {
+		if typ[len(urlPrefix):] == name {
+			return typ
+		}
+	}
+	return urlPrefix + name
 }
 
 // resource hashes a message: equal bytes, equal version.
 func (w *writer) resource(name string, m proto.Message, cause mesh.Key) *delta.Resource {
-	body := w.any(m)
-	sum := sha256.Sum256(body.Value)
-	return &delta.Resource{Type: body.TypeUrl, Name: name, Version: hex.EncodeToString(sum[:16]), Body: body, Cause: cause}
+	body, err := proto.MarshalOptions{Deterministic: true}.MarshalAppend(w.scratch[:0], m)
+	if err != nil && w.err == nil {
+		w.err = fmt.Errorf("marshalling a %s: %w", m.ProtoReflect().Descriptor().FullName(), err)
+	}
+	w.scratch = body
+	sum := sha256.Sum256(body)
+	return delta.Seal(typeURL(m), name, hex.EncodeToString(sum[:16]), body, cause)
 }
 
 func u32(n uint32) *wrapperspb.UInt32Value { return wrapperspb.UInt32(n) }

@@ -11,8 +11,11 @@ import (
 )
 
 const (
-	// keepalive finds a dead host: a ping each interval, and as long for its answer.
-	keepalive = 300 * time.Millisecond
+	// A ping each pingEvery finds a dead host. Its answer may take pingAnswer: together
+	// under a second, and long enough that a host that is merely starved of CPU for
+	// a moment is not taken for dead, which would fail its calls.
+	pingEvery  = 300 * time.Millisecond
+	pingAnswer = 600 * time.Millisecond
 	// poolIdle closes a caller's unused connection before the other side does.
 	poolIdle = 5 * time.Minute
 	// connectionIdle closes an unused connection that a caller opened.
@@ -29,7 +32,7 @@ func http2Options(ping bool) *corev3.Http2ProtocolOptions {
 		AllowConnect:                true,
 	}
 	if ping {
-		out.ConnectionKeepalive = &corev3.KeepaliveSettings{Interval: dur(keepalive), Timeout: dur(keepalive)}
+		out.ConnectionKeepalive = &corev3.KeepaliveSettings{Interval: dur(pingEvery), Timeout: dur(pingAnswer)}
 	}
 	return out
 }

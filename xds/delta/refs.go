@@ -1,61 +1,40 @@
 package delta
 
-import (
-	"slices"
-
-	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
-	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
-	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
-	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
-	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
-	tcpv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/tcp_proxy/v3"
-	tlsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/tls/v3"
-	"google.golang.org/protobuf/proto"
-	"google.golang.org/protobuf/types/known/anypb"
-)
+import "google.golang.org/protobuf/encoding/protowire"
 
 // Ref names a resource that another one needs.
 type Ref struct{ Type, Name string }
 
 // Refs are the resources that r names and that come over the same stream:
 // clusters, endpoints, routes, extensions and secrets. They are read from the
-// bytes, so that they are right whoever made the resource. The list must not be
-// changed.
+// bytes, so that they are right whoever made the resource; bytes that are no
+// message name nothing. The list must not be changed.
 func (r *Resource) Refs() []Ref {
 	r.refsOnce.Do(func() {
-		var m proto.Message
-		switch r.Type {
+		f := finder{}
+		switch b := r.Body.GetValue(); r.Type {
 		case TypeCluster:
-			m = &clusterv3.Cluster{}
+			f.cluster(b)
 		case TypeListener:
-			m = &listenerv3.Listener{}
+			f.listener(b)
 		case TypeRoute:
-			m = &routev3.RouteConfiguration{}
-		default:
-			return
+			f.routes(b)
 		}
-		if proto.Unmarshal(r.Body.GetValue(), m) != nil {
-			return // the client will say so; until then it names nothing
+		if !f.bad { // else the client will say so; until then it names nothing
+			r.refs = f.refs
 		}
-		f := finder{seen: map[Ref]bool{}}
-		switch m := m.(type) {
-		case *clusterv3.Cluster:
-			f.cluster(m)
-		case *listenerv3.Listener:
-			f.listener(m)
-		case *routev3.RouteConfiguration:
-			f.routes(m)
-		}
-		r.refs = f.refs
 	})
 	return r.refs
 }
 
-// finder walks only where a name can be: a listener is read once for each proxy,
-// so what it costs counts.
+// finder looks only where a name can be, at the wire format: a proxy's own
+// listeners are read once for each proxy, and decoding them whole would cost
+// more than making them did. The numbers are the fields' of Envoy's messages;
+// a test in xds compares with what the decoded messages say.
 type finder struct {
 	seen map[Ref]bool
 	refs []Ref
+	bad  bool // not a message
 }
 
 func (f *finder) add(typ, name string) {
@@ -63,99 +42,134 @@ func (f *finder) add(typ, name string) {
 	if name == "" || f.seen[ref] {
 		return
 	}
+	if f.seen == nil {
+		f.seen = map[Ref]bool{}
+	}
 	f.seen[ref] = true
 	f.refs = append(f.refs, ref)
 }
 
-func (f *finder) cluster(c *clusterv3.Cluster) {
-	if e := c.GetEdsClusterConfig(); e.GetEdsConfig().GetAds() != nil {
-		if e.GetServiceName() != "" {
-			f.add(TypeEndpoints, e.GetServiceName())
+// at calls do with every field that a path of field numbers leads to.
+func (f *finder) at(b []byte, do func([]byte), path ...protowire.Number) {
+	for len(b) > 0 && !f.bad {
+		num, typ, n := protowire.ConsumeTag(b)
+		if f.bad = n < 0; f.bad {
+			return
+		}
+		b = b[n:]
+		if typ != protowire.BytesType || num != path[0] {
+			if n = protowire.ConsumeFieldValue(num, typ, b); n >= 0 {
+				b = b[n:]
+			}
+			f.bad = n < 0
+			continue
+		}
+		v, n := protowire.ConsumeBytes(b)
+		if f.bad = n < 0; f.bad {
+			return
+		}
+		b = b[n:]
+		if len(path) == 1 {
+			do(v)
 		} else {
-			f.add(TypeEndpoints, c.GetName())
-		}
-	}
-	f.socket(c.GetTransportSocket())
-	for _, m := range c.GetTransportSocketMatches() {
-		f.socket(m.GetTransportSocket())
-	}
-}
-
-func (f *finder) listener(l *listenerv3.Listener) {
-	for _, c := range l.GetFilterChains() {
-		f.chain(c)
-	}
-	f.chain(l.GetDefaultFilterChain())
-}
-
-func (f *finder) chain(c *listenerv3.FilterChain) {
-	f.socket(c.GetTransportSocket())
-	for _, filter := range c.GetFilters() {
-		f.extension(filter.GetName(), filter.GetConfigDiscovery())
-		m := unpack(filter.GetTypedConfig(), urlHCM, urlTCP)
-		switch m := m.(type) {
-		case *hcmv3.HttpConnectionManager:
-			if m.GetRds().GetConfigSource().GetAds() != nil {
-				f.add(TypeRoute, m.GetRds().GetRouteConfigName())
-			}
-			f.routes(m.GetRouteConfig())
-			for _, h := range m.GetHttpFilters() {
-				f.extension(h.GetName(), h.GetConfigDiscovery())
-			}
-		case *tcpv3.TcpProxy:
-			f.add(TypeCluster, m.GetCluster())
-			for _, w := range m.GetWeightedClusters().GetClusters() {
-				f.add(TypeCluster, w.GetName())
-			}
+			f.at(v, do, path[1:]...)
 		}
 	}
 }
 
-func (f *finder) extension(name string, c *corev3.ExtensionConfigSource) {
-	if c.GetConfigSource().GetAds() != nil {
-		f.add(TypeExtension, name)
-	}
+// last is the last value at a path, as a field that is not repeated has it.
+func (f *finder) last(b []byte, path ...protowire.Number) (v []byte) {
+	f.at(b, func(found []byte) { v = found }, path...)
+	return v
 }
 
-func (f *finder) routes(rc *routev3.RouteConfiguration) {
-	f.mirrors(rc.GetRequestMirrorPolicies())
-	for _, vh := range rc.GetVirtualHosts() {
-		f.mirrors(vh.GetRequestMirrorPolicies())
-		for _, r := range vh.GetRoutes() {
-			a := r.GetRoute()
-			f.add(TypeCluster, a.GetCluster())
-			for _, w := range a.GetWeightedClusters().GetClusters() {
-				f.add(TypeCluster, w.GetName())
-			}
-			f.mirrors(a.GetRequestMirrorPolicies())
+// has says whether there is anything at a path, be it empty.
+func (f *finder) has(b []byte, path ...protowire.Number) (found bool) {
+	f.at(b, func([]byte) { found = true }, path...)
+	return found
+}
+
+func (f *finder) toCluster(name []byte) { f.add(TypeCluster, string(name)) }
+
+const overADS = 3 // ConfigSource.ads
+
+func (f *finder) cluster(c []byte) {
+	f.at(c, func(eds []byte) {
+		if !f.has(eds, 1, overADS) { // eds_config
+			return
 		}
+		if service := f.last(eds, 2); len(service) > 0 {
+			f.add(TypeEndpoints, string(service))
+		} else {
+			f.add(TypeEndpoints, string(f.last(c, 1)))
+		}
+	}, 3) // eds_cluster_config
+	f.at(c, f.socket, 24)    // transport_socket
+	f.at(c, f.socket, 43, 3) // transport_socket_matches
+}
+
+func (f *finder) listener(l []byte) {
+	f.at(l, f.chain, 3)  // filter_chains
+	f.at(l, f.chain, 25) // default_filter_chain
+}
+
+func (f *finder) chain(c []byte) {
+	f.at(c, f.socket, 6) // transport_socket
+	f.at(c, f.filter, 3) // filters
+}
+
+func (f *finder) filter(filter []byte) {
+	f.extension(filter)
+	f.at(filter, func(a []byte) {
+		m := f.last(a, 2)
+		switch string(f.last(a, 1)) {
+		case urlHCM:
+			f.at(m, func(rds []byte) {
+				if f.has(rds, 1, overADS) { // config_source
+					f.add(TypeRoute, string(f.last(rds, 2)))
+				}
+			}, 3) // rds
+			f.at(m, f.routes, 4)    // route_config
+			f.at(m, f.extension, 5) // http_filters
+		case urlTCP:
+			f.at(m, f.toCluster, 2)        // cluster
+			f.at(m, f.toCluster, 10, 1, 1) // weighted_clusters.clusters.name
+		}
+	}, 4) // typed_config
+}
+
+// extension is a filter whose configuration comes by itself; the fields are the
+// same for network and HTTP filters.
+func (f *finder) extension(filter []byte) {
+	if f.has(filter, 5, 1, overADS) { // config_discovery.config_source
+		f.add(TypeExtension, string(f.last(filter, 1)))
 	}
 }
 
-func (f *finder) mirrors(list []*routev3.RouteAction_RequestMirrorPolicy) {
-	for _, m := range list {
-		f.add(TypeCluster, m.GetCluster())
-	}
+func (f *finder) routes(rc []byte) {
+	f.at(rc, f.toCluster, 13, 1)            // request_mirror_policies.cluster
+	f.at(rc, f.toCluster, 2, 22, 1)         // virtual_hosts.request_mirror_policies.cluster
+	f.at(rc, f.toCluster, 2, 3, 2, 1)       // virtual_hosts.routes.route.cluster
+	f.at(rc, f.toCluster, 2, 3, 2, 3, 1, 1) // … .weighted_clusters.clusters.name
+	f.at(rc, f.toCluster, 2, 3, 2, 30, 1)   // … .request_mirror_policies.cluster
 }
 
-func (f *finder) socket(s *corev3.TransportSocket) {
-	var c *tlsv3.CommonTlsContext
-	switch m := unpack(s.GetTypedConfig(), urlUpstream, urlDownstream).(type) {
-	case *tlsv3.UpstreamTlsContext:
-		c = m.GetCommonTlsContext()
-	case *tlsv3.DownstreamTlsContext:
-		c = m.GetCommonTlsContext()
-	}
-	f.secret(c.GetValidationContextSdsSecretConfig())
-	f.secret(c.GetCombinedValidationContext().GetValidationContextSdsSecretConfig())
-	for _, s := range c.GetTlsCertificateSdsSecretConfigs() {
-		f.secret(s)
-	}
+func (f *finder) socket(s []byte) {
+	f.at(s, func(a []byte) {
+		if url := string(f.last(a, 1)); url != urlUpstream && url != urlDownstream {
+			return
+		}
+		f.at(f.last(a, 2), func(c []byte) {
+			f.at(c, f.secret, 6)    // tls_certificate_sds_secret_configs
+			f.at(c, f.secret, 7)    // validation_context_sds_secret_config
+			f.at(c, f.secret, 8, 2) // combined_validation_context.validation_context_sds_secret_config
+		}, 1) // common_tls_context
+	}, 3) // typed_config
 }
 
-func (f *finder) secret(s *tlsv3.SdsSecretConfig) {
-	if s.GetSdsConfig().GetAds() != nil {
-		f.add(TypeSecret, s.GetName())
+func (f *finder) secret(s []byte) {
+	if f.has(s, 2, overADS) { // sds_config
+		f.add(TypeSecret, string(f.last(s, 1)))
 	}
 }
 
@@ -165,15 +179,3 @@ const (
 	urlUpstream   = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext"
 	urlDownstream = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext"
 )
-
-// unpack decodes a, if it is one of the types.
-func unpack(a *anypb.Any, urls ...string) proto.Message {
-	if !slices.Contains(urls, a.GetTypeUrl()) {
-		return nil
-	}
-	m, err := a.UnmarshalNew()
-	if err != nil {
-		return nil
-	}
-	return m
-}

@@ -26,7 +26,17 @@ type Resource struct {
 
 // NewResource makes a resource of marshalled bytes, with their hash as version.
 func NewResource(typ, name string, body []byte, cause any) *Resource {
-	return &Resource{Type: typ, Name: name, Version: Hash(body), Body: &anypb.Any{TypeUrl: typ, Value: body}, Cause: cause}
+	return Seal(typ, name, Hash(body), body, cause)
+}
+
+// Seal makes a resource of marshalled bytes, which it copies: it keeps them once,
+// inside of what Wire gives.
+func Seal(typ, name, version string, body []byte, cause any) *Resource {
+	r := &Resource{Type: typ, Name: name, Version: version, Body: &anypb.Any{TypeUrl: typ, Value: body}, Cause: cause}
+	wire := r.Wire()
+	end := len(wire) - protowire.SizeTag(3) - protowire.SizeBytes(len(name)) // the name is the last field
+	r.Body.Value = wire[end-len(body) : end : end]
+	return r
 }
 
 // Hash is the version of a resource with these bytes: 64 bits of SHA-256 in hex.
