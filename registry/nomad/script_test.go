@@ -262,13 +262,13 @@ func (e *ear) state() mesh.SourceState { return e.src.Report().State }
 // becomes waits until the source reports a state.
 func (e *ear) becomes(want mesh.SourceState) {
 	e.t.Helper()
-	within(e.t, 8*time.Second, "state "+string(want), func() bool { return e.state() == want })
+	within(e.t, 20*time.Second, "state "+string(want), func() bool { return e.state() == want })
 }
 
 // has waits until a service has so many instances.
 func (e *ear) has(name string, n int) {
 	e.t.Helper()
-	within(e.t, 8*time.Second, fmt.Sprintf("%d instances of %s", n, name), func() bool { return len(e.of(name)) == n })
+	within(e.t, 20*time.Second, fmt.Sprintf("%d instances of %s", n, name), func() bool { return len(e.of(name)) == n })
 }
 
 // keeps fails when a service has not so many instances now.
