@@ -153,6 +153,22 @@ func (h *Hub) Put(parts ...mesh.Part) {
 // the shrink guard holds and what flaps counts as settled.
 func (h *Hub) Settle(ctx context.Context) error {
 	h.mu.Lock()
+	var lives []*life
+	for _, r := range h.runners {
+		if r.life != nil {
+			lives = append(lives, r.life)
+		}
+	}
+	h.mu.Unlock()
+	for _, l := range lives { // a part may be on its way from its source to the inbox
+		select {
+		case l.pass <- struct{}{}:
+		case <-l.over:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	h.mu.Lock()
 	want := h.queued
 	for h.applied < want {
 		wait := h.settled

@@ -51,7 +51,12 @@ type runner struct {
 	fault  time.Time
 	err    string
 	scopes map[string]bool
+	life   *life // the latest; nil: none yet
 }
+
+// life is one Watch of a source. Who gets something through pass knows that every
+// part the source had got rid of before is in the inbox.
+type life struct{ pass, over chan struct{} }
 
 // run starts the source again whenever it fails, until ctx ends.
 func (h *Hub) run(ctx context.Context, r *runner) {
@@ -85,12 +90,18 @@ func (h *Hub) run(ctx context.Context, r *runner) {
 // watch is one life of a source. It takes its parts until Watch has returned.
 func (h *Hub) watch(ctx context.Context, r *runner) error {
 	out, done := make(chan mesh.Part), make(chan error, 1)
+	l := &life{pass: make(chan struct{}), over: make(chan struct{})}
+	defer close(l.over)
+	h.mu.Lock()
+	r.life = l
+	h.mu.Unlock()
 	go func() { done <- r.src.Watch(ctx, out) }()
 	for {
 		select {
 		case p := <-out:
 			p.Source = sourceOf(p, r.src)
 			h.heard(r, p)
+		case <-l.pass:
 		case err := <-done:
 			return err
 		}

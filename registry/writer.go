@@ -182,12 +182,12 @@ func (w *writer) apply(now time.Time, b batch) {
 	w.with(through)
 	w.wrote = now
 	w.speak(spoken)
-	w.h.mu.Lock()
+	w.publish()
+	w.h.mu.Lock() // only now: who was waiting for it reads the snapshot next
 	w.h.applied = b.upTo
 	close(w.h.settled)
 	w.h.settled = make(chan struct{})
 	w.h.mu.Unlock()
-	w.publish()
 }
 
 func (w *writer) keep(p mesh.Part) {
