@@ -105,7 +105,7 @@ func run(f flags) error {
 		}
 		results = append(results, &peer.result)
 	}
-	report(results)
+	report(results, f.shape.P)
 	return write(f, results)
 }
 
@@ -146,7 +146,7 @@ func rounds(f flags, cs ...*contender) error {
 	return nil
 }
 
-func report(results []*Result) {
+func report(results []*Result, p int) {
 	floor := results[0]
 	ms := func(d time.Duration) string { return fmt.Sprintf("%.1f ms", float64(d.Microseconds())/1000) }
 	for i := range floor.Cases {
@@ -163,9 +163,9 @@ func report(results []*Result) {
 	}
 	fmt.Println("\ncold start of all streams")
 	w := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintln(w, "\ttook\tserver CPU\tRSS\t")
+	fmt.Fprintln(w, "\ttook\tserver CPU\tRSS before\tRSS\ta proxy\t")
 	for _, r := range results {
-		fmt.Fprintf(w, "%s\t%s\t%s\t%d MiB\t\n", r.Name, ms(r.ColdStart), ms(r.ColdCPU), r.RSS>>20)
+		fmt.Fprintf(w, "%s\t%s\t%s\t%d MiB\t%d MiB\t%d KiB\t\n", r.Name, ms(r.ColdStart), ms(r.ColdCPU), r.Idle>>20, r.RSS>>20, (r.RSS-r.Idle)>>10/int64(p))
 	}
 	w.Flush()
 	fmt.Println("\n" + strings.TrimSpace(notAlike))

@@ -24,7 +24,8 @@ type Result struct {
 	Name      string
 	ColdStart time.Duration // until every stream held all
 	ColdCPU   time.Duration
-	RSS       int64
+	Idle      int64 // resident memory before the first stream, bytes
+	RSS       int64 // with all streams
 	Cases     []*Case
 }
 
@@ -132,6 +133,7 @@ func quantile[T ~int64](list []T, q float64) T {
 // fleetOf starts the clients of a server and notes what the cold start cost.
 func (c *contender) connect(addr, ids string, s shape) error {
 	before := cpu(c.pid)
+	c.result.Idle = rss(c.pid)
 	fleet, err := spawn(c.name+"'s clients", "-role", "client", "-addr", addr, "-ids", ids, "-p", fmt.Sprint(s.P), "-s", fmt.Sprint(s.S), "-u", fmt.Sprint(s.U))
 	if err != nil {
 		return err

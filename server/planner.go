@@ -2,7 +2,10 @@ package server
 
 import (
 	"context"
+	"runtime"
+	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
@@ -85,9 +88,7 @@ func (p *planner) update(snap *mesh.Snapshot, keys []mesh.Key) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	dirty := p.compiler.Update(snap, keys)
-	for _, id := range dirty {
-		p.push(id)
-	}
+	p.push(dirty)
 	if p.pushed != nil {
 		p.pushed(taken, dirty)
 	}
@@ -135,6 +136,7 @@ func (p *planner) listen() {
 	p.wordMu.Unlock()
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	var came []mesh.ProxyID
 	for _, e := range word {
 		if !e.open {
 			p.compiler.Remove(e.node.ID)
@@ -142,25 +144,54 @@ func (p *planner) listen() {
 			continue
 		}
 		p.compiler.Add(e.node)
-		p.push(e.node.ID)
+		came = append(came, e.node.ID)
+	}
+	slices.SortFunc(came, mesh.ProxyID.Compare)
+	p.push(slices.Compact(came))
+}
+
+// worthAHand is how many proxies one more worker takes: fewer are told sooner
+// than it has begun.
+const worthAHand = 32
+
+// push hands proxies' resources to their mailboxes, with as many workers as
+// there are cores. Each proxy is told once, so who tells whom makes no difference.
+func (p *planner) push(ids []mesh.ProxyID) {
+	now := make([]wish, len(ids))
+	var next atomic.Int64
+	work := func() {
+		for i := next.Add(1) - 1; i < int64(len(ids)); i = next.Add(1) - 1 {
+			now[i] = p.tellOne(ids[i])
+		}
+	}
+	var hands sync.WaitGroup
+	for range min(runtime.GOMAXPROCS(0), 1+len(ids)/worthAHand) - 1 {
+		hands.Go(work)
+	}
+	work()
+	hands.Wait()
+	for i, id := range ids {
+		if now[i].set != nil {
+			p.has[id] = now[i]
+		}
 	}
 }
 
-// push hands a proxy's resources to its mailbox. A translation that fails is our
-// bug: the proxy keeps what it has, and the log names the resource.
-func (p *planner) push(id mesh.ProxyID) {
+// tellOne tells a proxy. A translation that fails is our bug: the proxy keeps
+// what it has, and the log names the resource.
+func (p *planner) tellOne(id mesh.ProxyID) wish {
 	proxy := p.compiler.Plan(id)
 	if proxy == nil {
-		return
+		return wish{}
 	}
 	had := p.has[id]
 	set, err := p.translate.Next(had.plan, had.set, proxy)
 	if err != nil {
 		p.log.Error("translating a plan failed; the proxy keeps what it has", "proxy", id.String(), "error", err)
-		return
+		return wish{}
 	}
-	p.has[id] = wish{proxy, set}
 	p.sink.Set(id.String(), set)
+	return wish{proxy, set}
 }
 
 // problems lists what users wrote that cannot work as written, for a proxy.
