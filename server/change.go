@@ -169,8 +169,8 @@ func (s *Server) acknowledged(ctx context.Context, out *api.Applied) {
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
 	for {
-		all := s.proxies()
-		out.Proxies, out.Acknowledged = len(all), countsOf(all).Synced
+		counts := s.ads.Counts()
+		out.Proxies, out.Acknowledged = counts[delta.Synced]+counts[delta.Stale]+counts[delta.Nacked], counts[delta.Synced]
 		if out.Acknowledged == out.Proxies || s.now().After(deadline) {
 			return
 		}
