@@ -185,9 +185,17 @@ func (a *Agent) Stop(namespace, job string) error {
 // Close stops every job and the agent, and removes its files.
 func (a *Agent) Close() error {
 	var errs []error
+	var allocs []*api.AllocationListStub
 	if a.cmd != nil {
 		errs = append(errs, a.stopAll())
+		allocs, _, _ = a.Allocations().List(&api.QueryOptions{Namespace: "*"})
 		a.Kill()
+	}
+	for _, alloc := range allocs { // cgroups are the machine's, not the lab's
+		left, _ := filepath.Glob("/sys/fs/cgroup/*/nomad/" + alloc.ID + ".*")
+		for _, dir := range left {
+			syscall.Rmdir(dir)
+		}
 	}
 	a.unmount()
 	return errors.Join(append(errs, os.RemoveAll(a.Dir))...)
