@@ -12,6 +12,15 @@ import (
 
 // Dial connects from the host, to an address in numbers.
 func (h *Host) Dial(ctx context.Context, network, address string) (net.Conn, error) {
+	return h.DialFrom(ctx, "", network, address)
+}
+
+// DialFrom is Dial from one of the host's addresses, as Alias adds them; "" is any.
+func (h *Host) DialFrom(ctx context.Context, source, network, address string) (net.Conn, error) {
+	var d net.Dialer
+	if source != "" {
+		d.LocalAddr = &net.TCPAddr{IP: net.ParseIP(source)}
+	}
 	type dialled struct {
 		conn net.Conn
 		err  error
@@ -29,9 +38,14 @@ func (h *Host) Dial(ctx context.Context, network, address string) (net.Conn, err
 			done <- dialled{nil, fmt.Errorf("dialling from %s: %w", h.Name, err)}
 			return
 		}
-		conn, err := new(net.Dialer).DialContext(ctx, network, address)
+		conn, err := d.DialContext(ctx, network, address)
 		done <- dialled{conn, err}
 	}()
-	d := <-done
-	return d.conn, d.err
+	got := <-done
+	return got.conn, got.err
+}
+
+// Alias gives the host one more address on the bridge.
+func (h *Host) Alias(addr string) error {
+	return ip("-n", h.NS, "addr", "add", addr+"/24", "dev", "eth0")
 }
