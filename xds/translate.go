@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"runtime"
 	"slices"
+	"strconv"
 	"sync"
 	"weak"
 
@@ -158,18 +159,37 @@ func (t *Translator) base(p *plan.Proxy) (*delta.Group, error) {
 	if w.err != nil {
 		return nil, fmt.Errorf("translating the listeners of %s: %w", p.Node.ID.Service, w.err)
 	}
-	return t.remember(t.bases, key, t.intern(group("base", out))), nil
+	made := t.intern(group("base", out))
+	if len(p.Node.Explicit) > 0 {
+		return made, nil // the key says nothing of these
+	}
+	return t.remember(t.bases, key, made), nil
 }
 
 // baseKey sums up what a proxy's own listeners are made of, which is much less
 // than its plan: they stay the same when its policies and upstreams change.
 func baseKey(p *plan.Proxy) [32]byte {
-	h := sha256.New()
-	fmt.Fprintf(h, "%s %d %d %t %s %s", p.Node.ID.Service, p.Node.InboundPort, p.Node.OutboundPort, p.Node.NoIPv6, p.Outside.Mode, p.Outside.Caller)
+	b := make([]byte, 0, 256)
+	word := func(s string) { b = append(strconv.AppendInt(b, int64(len(s)), 10), ' '); b = append(b, s...) }
+	number := func(n uint16) { b = append(strconv.AppendInt(b, int64(n), 10), ' ') }
+	truth := func(v bool) { b = strconv.AppendBool(b, v) }
+	word(string(p.Node.ID.Service))
+	number(p.Node.InboundPort)
+	number(p.Node.OutboundPort)
+	truth(p.Node.NoIPv6)
+	word(string(p.Outside.Mode))
+	word(string(p.Outside.Caller))
 	for _, in := range p.Inbound {
-		fmt.Fprintf(h, "\n%s %d %d %s %s %s %s %t", in.Service, in.Number, in.Port, in.Protocol, in.MTLS, in.Policy.Name, in.Policy.TrustDomain, in.Policy.Plaintext)
+		word(string(in.Service))
+		number(in.Number)
+		number(in.Port)
+		word(string(in.Protocol))
+		word(string(in.MTLS))
+		word(in.Policy.Name)
+		word(in.Policy.TrustDomain)
+		truth(in.Policy.Plaintext)
 	}
-	return [32]byte(h.Sum(nil))
+	return sha256.Sum256(b)
 }
 
 // explicit is a service at a loopback port.
