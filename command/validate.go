@@ -15,7 +15,8 @@ func validateCommand() Command {
 names, types, sums, expressions, and what one block says of another. Needs no server
 and no network. Left out, the directory is /etc/kerege.d/mesh.
 
-Exits 1 on an error, 2 when there are only warnings.`,
+Exits 1 on an error, 2 when there are only warnings, or blocks that are not supported
+yet: those are right, and kerege apply refuses them.`,
 		Example: "kerege validate /etc/kerege.d/mesh",
 		Run: func(c *Call) error {
 			paths := c.Args
@@ -23,8 +24,13 @@ Exits 1 on an error, 2 when there are only warnings.`,
 				paths = []string{"/etc/kerege.d/mesh"}
 			}
 			m, diags := config.Load(paths...)
+			later := 0
 			if m != nil {
-				diags = append(diags, m.Unsupported...)
+				for _, d := range m.Unsupported { // right, and refused by apply until it is supported
+					d.Severity = config.Warning
+					diags = append(diags, d)
+					later++
+				}
 			}
 			if c.JSON {
 				if diags == nil {
@@ -43,6 +49,9 @@ Exits 1 on an error, 2 when there are only warnings.`,
 				}
 				return exit{code: exitError}
 			case len(diags) > 0:
+				if !c.JSON && later > 0 {
+					fmt.Fprintf(c.out, "Valid, but kerege apply refuses %s that %s not supported yet.\n", count(later, "place", "places"), map[bool]string{true: "is", false: "are"}[later == 1])
+				}
 				return findings()
 			}
 			if !c.JSON {
