@@ -30,7 +30,8 @@ type Options struct {
 	// dies, and Dial the one that probes a slice; nil: none.
 	Guard, Dial []string
 	// Status is told one line for systemd when something changes; Ready is
-	// called once, when the API answers.
+	// called once, when the API answers and a capture that is on record is back:
+	// what starts after that starts captured.
 	Ready  func()
 	Status func(string)
 }
@@ -46,6 +47,9 @@ type Agent struct {
 	find   finder
 	cap    capturer // nil: nothing is captured
 	every  time.Duration
+	ending func() bool // whether the whole agent goes down, not a step alone; set by Run
+
+	heir *standIn // held open to the last: its end is how it knows of ours
 
 	poked   chan struct{} // something to bring in step
 	changed chan struct{} // something to report
@@ -159,7 +163,11 @@ func (a *Agent) Run(ctx context.Context) error {
 	kept, stopKeeping := context.WithCancel(context.Background())
 	defer stopKeeping()
 	keep.Go(func() { a.keep(kept) })
-	a.opt.Ready()
+	a.ending = func() bool { return ctx.Err() != nil }
+	ready := sync.OnceFunc(a.opt.Ready)
+	if !a.captureOnRecord(ctx) {
+		ready()
+	}
 	for ctx.Err() == nil {
 		down, cancel := context.WithCancel(ctx)
 		var watch sync.WaitGroup
@@ -175,7 +183,7 @@ func (a *Agent) Run(ctx context.Context) error {
 		a.mu.Lock()
 		a.ladder = l
 		a.mu.Unlock()
-		l.run(down, func() { a.opt.Status(a.oneLine()) })
+		l.run(down, func() { ready(); a.opt.Status(a.oneLine()) })
 		cancel()
 		watch.Wait()
 		between()
@@ -212,6 +220,17 @@ func (a *Agent) keep(ctx context.Context) {
 		case <-time.After(time.Second):
 		}
 	}
+}
+
+func (a *Agent) captureOnRecord(ctx context.Context) bool {
+	if a.cap == nil {
+		return false
+	}
+	st, err := a.cap.Status(ctx)
+	if err != nil {
+		a.log.Error("looking for a capture on record", "error", err)
+	}
+	return st.Applied
 }
 
 // steps is the order of coming up. Going down is the reverse.
@@ -298,10 +317,14 @@ func (a *Agent) startCapture(ctx context.Context) (func(), error) {
 	if a.cap == nil {
 		return func() {}, nil
 	}
-	if a.cfg.DNS.Enabled {
-		if err := a.cap.SetDNS(ctx, true); err != nil {
+	// Brings the capture that is on record back, too.
+	if err := a.cap.SetDNS(ctx, a.cfg.DNS.Enabled); err != nil {
+		var missing *capture.Stop
+		if !errors.As(err, &missing) {
 			return nil, err
 		}
+		// A slice that comes with the program, which may be waiting for us.
+		a.log.Warn("a part of the capture is not back yet", "error", err)
 	}
 	var guard *standIn
 	if len(a.opt.Guard) > 0 {
@@ -323,8 +346,12 @@ func (a *Agent) startCapture(ctx context.Context) (func(), error) {
 	return func() {
 		stopWatch()
 		stop()
-		// The rules stay: a restart of the agent never opens the node. Names go
-		// back to who answered them before, for nobody here will.
+		// The rules stay: a restart of the agent never opens the node.
+		if guard != nil && a.ending() {
+			a.heir = guard // it sees our end and answers names until an agent is back
+			return
+		}
+		// Names go back to who answered them before, for nobody here will.
 		off, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
 		defer cancel()
 		if err := a.cap.SetDNS(off, false); err != nil {

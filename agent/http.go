@@ -194,8 +194,8 @@ func problem(err error) *api.Error {
 }
 
 // serveBootstrap gives a proxy's user what its Envoy starts with.
-func (a *Agent) serveBootstrap(r *http.Request) (any, error) {
-	k := key(r.PathValue("service"), r.FormValue("workload"))
+func (a *Agent) serveBootstrap(req *http.Request) (any, error) {
+	k := key(req.PathValue("service"), req.FormValue("workload"))
 	a.mu.Lock()
 	list := a.workloads
 	a.mu.Unlock()
@@ -203,23 +203,25 @@ func (a *Agent) serveBootstrap(r *http.Request) (any, error) {
 		if w.key() != k || w.dir == "" {
 			continue
 		}
-		who, _ := r.Context().Value(callerKey{}).(caller)
-		if uid, _ := a.owner(w); !trusted(r) && who.uid != uid {
+		who, _ := req.Context().Value(callerKey{}).(caller)
+		if uid, _ := a.owner(w); !trusted(req) && who.uid != uid {
 			a.log.Warn("a user asked for a proxy that is not its own", "workload", k, "uid", who.uid)
 			return nil, &api.Error{Status: http.StatusForbidden, Title: fmt.Sprintf("the proxy of %s runs as user %d, and you are %d", k, uid, who.uid),
-				Detail: "run kerege envoy as that user; agent.hcl says in capture { exclude_users } which one it is, else it is kerege-envoy"}
+				Detail: "run kerege envoy as that user; agent.hcl says in capture { exclude_users } which one it is, else it is kerege-envoy-" + k + " where that user is, and kerege-envoy"}
 		}
-		if a.proxy(k) == nil {
+		r := a.proxy(k)
+		if r == nil || r.owner != a.ownerPair(w) {
+			poke(a.poked) // its user is new: the socket comes in a moment
 			break
 		}
-		text, err := a.bootstrap(w, limits(r))
+		text, err := a.bootstrap(w, limits(req))
 		if err != nil {
 			return nil, err
 		}
 		return api.Bootstrap{ID: w.id.String(), Dir: w.dir, Bootstrap: text, Path: a.cfg.Envoy.Path, Concurrency: a.cfg.Envoy.Concurrency,
 			DrainDelaySeconds: a.cfg.Envoy.DrainDelay.Seconds(), DrainTimeoutSeconds: a.cfg.Envoy.DrainTimeout.Seconds()}, nil
 	}
-	why := a.ready(r.PathValue("service"), r.FormValue("workload")).Why
+	why := a.ready(req.PathValue("service"), req.FormValue("workload")).Why
 	if err := a.standing("relay"); err != nil {
 		why = err.Error()
 	}

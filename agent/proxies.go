@@ -20,6 +20,7 @@ import (
 // running is what serves one workload's Envoy on its socket.
 type running struct {
 	relay *relay.Proxy
+	owner [2]int // user and group that the socket belongs to
 	stop  func()
 }
 
@@ -29,10 +30,7 @@ func (a *Agent) startProxy(ctx context.Context, w *workload) (*running, error) {
 	if err != nil {
 		return nil, fmt.Errorf("describing proxy %s: %w", w.id, err)
 	}
-	uid, gid := a.owner(w)
-	if w.explicit != nil {
-		uid, gid = -1, -1
-	}
+	uid, gid := a.socketOwner(w)
 	sock, err := relay.Listen(envoy.XDSSocket(w.dir), uid, gid, a.log.Named("relay"))
 	if err != nil {
 		return nil, err
@@ -56,13 +54,26 @@ func (a *Agent) startProxy(ctx context.Context, w *workload) (*running, error) {
 	var wg sync.WaitGroup
 	wg.Go(func() { p.Run(ctx) })
 	wg.Go(func() { _ = g.Serve(sock) })
-	return &running{relay: p, stop: func() {
+	return &running{relay: p, owner: [2]int{uid, gid}, stop: func() {
 		cancel()
 		g.Stop()
 		wg.Wait()
 		p.Wait()
 		waitSecrets()
 	}}, nil
+}
+
+// socketOwner is whose the socket of a workload's proxy is.
+func (a *Agent) socketOwner(w *workload) (uid, gid int) {
+	if w.explicit != nil {
+		return -1, -1
+	}
+	return a.owner(w)
+}
+
+func (a *Agent) ownerPair(w *workload) [2]int {
+	uid, gid := a.socketOwner(w)
+	return [2]int{uid, gid}
 }
 
 func (a *Agent) resourcesFile(w *workload) string {
@@ -133,8 +144,15 @@ func (a *Agent) reconcile(ctx context.Context) {
 		}
 	}
 	var fresh []*workload
+	var moved []*running
 	for k, w := range want {
-		if a.proxies[k] == nil {
+		r := a.proxies[k]
+		if r != nil && r.owner != a.ownerPair(w) {
+			a.log.Info("a proxy's user changed: its socket is opened anew", "workload", k, "uid", a.ownerPair(w)[0])
+			moved, r = append(moved, r), nil
+			delete(a.proxies, k)
+		}
+		if r == nil {
 			fresh = append(fresh, w)
 		}
 	}
@@ -146,6 +164,9 @@ func (a *Agent) reconcile(ctx context.Context) {
 		if err := r.relay.Forget(); err != nil {
 			a.log.Warn("what is no longer needed stays on disk", "workload", k, "error", err)
 		}
+	}
+	for _, r := range moved {
+		r.stop()
 	}
 	for _, w := range fresh {
 		a.open(ctx, w)

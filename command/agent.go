@@ -1,6 +1,7 @@
 package command
 
 import (
+	"context"
 	"flag"
 	"fmt"
 	"os"
@@ -34,12 +35,12 @@ own disk.`,
 			if cfg == nil {
 				return exit{code: exitError}
 			}
-			return runAgent(c, cfg)
+			return runAgent(c, cfg, settings.or("/etc/kerege.d"))
 		},
 	}
 }
 
-func runAgent(c *Call, cfg *config.Agent) error {
+func runAgent(c *Call, cfg *config.Agent, settings []string) error {
 	notify := telemetry.NewNotifier()
 	log := telemetry.Logger("kerege", telemetry.LogOptions{Level: cfg.Log.Level, JSON: cfg.Log.JSON, Output: c.err})
 	self, err := os.Executable()
@@ -56,12 +57,34 @@ func runAgent(c *Call, cfg *config.Agent) error {
 	if err != nil {
 		return err
 	}
+	client, err := agent.NewClient("unix://" + agent.APISocket(cfg))
+	if err != nil {
+		return err
+	}
+	stopFeeding := feedWatchdog(c.ctx, log, notify, func(ctx context.Context) error {
+		_, err := client.Ready(ctx, "", "") // through the API, the table of proxies and its lock
+		return err
+	})
+	defer stopFeeding()
+	defer onHangup(func() { reloadAgent(c, log, settings) })()
 	err = a.Run(c.ctx)
 	tell(log, notify.Stopping())
 	if err != nil {
 		return fmt.Errorf("running the agent: %w", err)
 	}
 	return nil
+}
+
+// reloadAgent reads the settings again; of them the log's level is taken while
+// the agent runs.
+func reloadAgent(c *Call, log hclog.Logger, settings []string) {
+	cfg, diags := config.LoadAgent(settings...)
+	if err := diags.WriteText(c.err, c.color); err != nil || cfg == nil {
+		log.Error("reloading: the settings stay as they were", "error", err)
+		return
+	}
+	log.SetLevel(hclog.LevelFromString(cfg.Log.Level))
+	log.Info("reloaded: log_level; every other setting needs a restart, which loses no call", "log_level", cfg.Log.Level)
 }
 
 func tell(log hclog.Logger, err error) {

@@ -11,6 +11,7 @@ import (
 
 	"github.com/kerege/kerege/agent/capture"
 	"github.com/kerege/kerege/api"
+	"github.com/kerege/kerege/telemetry"
 )
 
 // sshConnection is the operator's own session, which capture must never touch.
@@ -115,15 +116,29 @@ func captureConfirmCommand() Command {
 
 func captureRemoveCommand() Command {
 	var a agentFlags
+	var orphaned bool
+	var state string
 	return Command{
 		Name:     "capture remove",
 		Synopsis: "Take all of kerege's rules out; the tables are as they were before",
 		Long: `Removes every chain and jump of kerege's, and nothing else. It is always safe, also twice,
 and after a crash. The services stay in the mesh's list until kerege leave; their
-callers are told.`,
+callers are told.
+
+With -if-orphaned, which the agent's unit calls when the agent has ended, it asks no agent
+and takes out only what must not stay without one: the jump of DNS where nobody answers,
+rules that steer to an Envoy that is gone where on_envoy_down is "bypass", and what nobody
+confirmed in time. Where an agent runs it does nothing.`,
 		Example: "kerege capture remove",
-		Flags:   a.register,
+		Flags: func(f *flag.FlagSet) {
+			a.register(f)
+			f.BoolVar(&orphaned, "if-orphaned", false, "Only what must not stay without an agent, and only if there is none.")
+			f.StringVar(&state, "state-dir", "/var/lib/kerege/agent/capture", "With -if-orphaned: the agent's capture `directory`.")
+		},
 		Run: func(c *Call) error {
+			if orphaned {
+				return removeOrphaned(c, state)
+			}
 			client, err := a.client()
 			if err != nil {
 				return err
@@ -143,6 +158,26 @@ callers are told.`,
 			return nil
 		},
 	}
+}
+
+// removeOrphaned does without an agent what its stand-in would.
+func removeOrphaned(c *Call, state string) error {
+	m := capture.New(capture.Options{StateDir: state, Log: telemetry.Logger("kerege.capture", telemetry.LogOptions{Output: c.err})})
+	orphan, err := m.RemoveOrphaned(c.ctx)
+	if err != nil {
+		return err
+	}
+	if c.JSON {
+		return c.printJSON(struct {
+			Orphaned bool `json:"orphaned"`
+		}{orphan})
+	}
+	if orphan {
+		fmt.Fprintln(c.out, "no agent looks after the capture: what must not stay without one is out")
+	} else {
+		fmt.Fprintln(c.out, "nothing to do: nothing is captured, or an agent looks after it")
+	}
+	return nil
 }
 
 func captureVerifyCommand() Command {

@@ -4,11 +4,10 @@ import (
 	"context"
 	"flag"
 	"fmt"
-	"os"
-	"os/signal"
+	"path/filepath"
 	"strings"
-	"syscall"
 
+	"github.com/kerege/kerege/api"
 	"github.com/kerege/kerege/config"
 	"github.com/kerege/kerege/server"
 	"github.com/kerege/kerege/telemetry"
@@ -67,24 +66,18 @@ func runServer(c *Call, cfg *config.Server, watch bool) error {
 	}
 	ctx, cancel := context.WithCancel(c.ctx)
 	defer cancel()
-	hup := make(chan os.Signal, 1)
-	signal.Notify(hup, syscall.SIGHUP)
-	defer signal.Stop(hup)
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		for {
-			select {
-			case <-ctx.Done():
-				return
-			case <-hup:
-				s.Reload(ctx)
-			}
-		}
-	}()
+	self, err := api.NewClient(api.Options{Address: "unix://" + filepath.Join(cfg.RunDir, "server", "api.sock")})
+	if err != nil {
+		return err
+	}
+	stopFeeding := feedWatchdog(ctx, log, notify, func(ctx context.Context) error {
+		return self.Get(ctx, "/v1/status", nil) // through the API, the registry and the planner's tables
+	})
+	defer stopFeeding()
+	stopReloading := onHangup(func() { s.Reload(ctx) })
 	err = s.Run(ctx)
 	cancel()
-	<-done
+	stopReloading()
 	if stopErr := notify.Stopping(); stopErr != nil {
 		log.Warn("systemd is not told", "error", stopErr)
 	}

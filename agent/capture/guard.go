@@ -88,6 +88,7 @@ func Guard(ctx context.Context, o Options, alive io.Reader) error {
 		}
 	}
 	m := New(o)
+	m.outlive(ctx)
 	for {
 		orphan, err := m.Orphaned(ctx)
 		if err != nil {
@@ -100,6 +101,17 @@ func Guard(ctx context.Context, o Options, alive io.Reader) error {
 			return nil
 		case <-time.After(300 * time.Millisecond):
 		}
+	}
+}
+
+// outlive waits for the end of the agent on record, whose files close a moment
+// before it is gone.
+func (m *Manager) outlive(ctx context.Context) {
+	for range 100 {
+		if s, err := m.file.load(); err != nil || !s.Agent.alive() || ctx.Err() != nil {
+			return
+		}
+		time.Sleep(10 * time.Millisecond)
 	}
 }
 

@@ -92,7 +92,26 @@ func (l *Lab) Host(name string) (*Host, error) {
 	if err := h.Nameserver("10.77.0.1"); err != nil {
 		return nil, err
 	}
-	bridge, port := l.ns("br"), fmt.Sprintf("p%d", n)
+	if err := h.wire(); err != nil {
+		return nil, err
+	}
+	l.mu.Lock()
+	l.hosts = append(l.hosts, h)
+	l.mu.Unlock()
+	return h, nil
+}
+
+// Rewire gives the host a new network namespace under the same name and with the
+// same addresses, as a reboot does: no rule, route or connection is left.
+func (h *Host) Rewire() error {
+	if err := ip("netns", "del", h.NS); err != nil {
+		return err
+	}
+	return h.wire()
+}
+
+func (h *Host) wire() error {
+	bridge, port := h.lab.ns("br"), h.port()
 	for _, args := range [][]string{
 		{"netns", "add", h.NS},
 		{"-n", h.NS, "link", "set", "lo", "up"},
@@ -105,13 +124,10 @@ func (l *Lab) Host(name string) (*Host, error) {
 		{"-n", h.NS, "-6", "route", "add", "default", "via", "fd77::1"},
 	} {
 		if err := ip(args...); err != nil {
-			return nil, err
+			return err
 		}
 	}
-	l.mu.Lock()
-	l.hosts = append(l.hosts, h)
-	l.mu.Unlock()
-	return h, nil
+	return nil
 }
 
 // Nameserver sets the host's DNS server for programs started from now on.
