@@ -59,6 +59,7 @@ type nodeServer struct {
 	table       *nodeTable
 	trustDomain string
 	now         func() time.Time
+	mesh        func() (*mesh.Snapshot, []api.Node) // for Peers
 
 	readers sync.WaitGroup
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/kerege/kerege/api"
 	keregev1 "github.com/kerege/kerege/api/kerege/v1"
 	"github.com/kerege/kerege/config"
+	"github.com/kerege/kerege/mesh"
 	"github.com/kerege/kerege/registry"
 	"github.com/kerege/kerege/registry/consul"
 )
@@ -49,7 +50,8 @@ func consulOptions(c *config.Consul, datacenter string) consul.Options {
 func (s *Server) registerNodes(g *grpc.Server) {
 	audit := s.log.Named("audit")
 	s.nodeStreams = &nodeServer{log: audit, admit: s.tokens, views: s.views, members: s.hub.Members(), table: s.nodes,
-		trustDomain: s.ca.TrustDomain(), now: s.now}
+		trustDomain: s.ca.TrustDomain(), now: s.now,
+		mesh: func() (*mesh.Snapshot, []api.Node) { return s.hub.Snapshot(), s.nodeStatus() }}
 	keregev1.RegisterJoinServer(g, &joinServer{log: audit, tokens: s.tokens, ca: s.ca, servers: s.servers, now: s.now})
 	keregev1.RegisterSignServer(g, &signServer{log: audit, admit: s.tokens, ca: s.ca, views: s.views})
 	keregev1.RegisterNodeServer(g, s.nodeStreams)

@@ -59,7 +59,7 @@ func (t *viewTable) update(snap *mesh.Snapshot, keys []mesh.Key) {
 		case mesh.KindServices, mesh.KindService:
 			renamed = true
 			for _, in := range snap.Instances(mesh.ServiceName(k.Name)) {
-				nodes[in.Node] = true // a declared port is part of it
+				nodes[in.Node] = true // declared ports and mtls are part of it
 			}
 		case mesh.KindInstances:
 			name := mesh.ServiceName(k.Name)
@@ -106,6 +106,17 @@ func (t *viewTable) namesOf(snap *mesh.Snapshot) []*keregev1.Name {
 	return list
 }
 
+// strictest is what the port of a service accepts that accepts least.
+func strictest(svc *mesh.Service) mesh.MTLS {
+	out := svc.MTLS
+	for i, p := range svc.Ports {
+		if i == 0 || p.MTLS == mesh.MTLSStrict || p.MTLS == mesh.MTLSPermissive && out != mesh.MTLSStrict {
+			out = p.MTLS
+		}
+	}
+	return out
+}
+
 // placementOf is what the registries place on a node, an entry a service and workload.
 func placementOf(snap *mesh.Snapshot, node string) []*keregev1.Placement {
 	byName := map[string]*keregev1.Placement{}
@@ -115,6 +126,9 @@ func placementOf(snap *mesh.Snapshot, node string) []*keregev1.Placement {
 		if p == nil {
 			p = &keregev1.Placement{Service: string(in.Service), Workload: in.Workload, Source: in.Source}
 			byName[name] = p
+			if svc := snap.Service(in.Service); svc != nil {
+				p.Mtls = string(strictest(svc))
+			}
 		}
 		if port := uint32(in.Addr.Port()); !slices.Contains(p.Ports, port) {
 			p.Ports = append(p.Ports, port)

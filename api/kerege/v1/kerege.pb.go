@@ -289,6 +289,170 @@ func (x *SignResponse) GetBundle() []byte {
 	return nil
 }
 
+type PeersRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Addresses     []string               `protobuf:"bytes,1,rep,name=addresses,proto3" json:"addresses,omitempty"` // "10.0.0.3" or "10.0.0.3:8080"; 4096 at most
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PeersRequest) Reset() {
+	*x = PeersRequest{}
+	mi := &file_kerege_v1_kerege_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PeersRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PeersRequest) ProtoMessage() {}
+
+func (x *PeersRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_kerege_v1_kerege_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PeersRequest.ProtoReflect.Descriptor instead.
+func (*PeersRequest) Descriptor() ([]byte, []int) {
+	return file_kerege_v1_kerege_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *PeersRequest) GetAddresses() []string {
+	if x != nil {
+		return x.Addresses
+	}
+	return nil
+}
+
+type PeersResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Peers         []*Peer                `protobuf:"bytes,1,rep,name=peers,proto3" json:"peers,omitempty"`       // only those of which something is known
+	Outbound      string                 `protobuf:"bytes,2,opt,name=outbound,proto3" json:"outbound,omitempty"` // registered | any: what calls of no service meet
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PeersResponse) Reset() {
+	*x = PeersResponse{}
+	mi := &file_kerege_v1_kerege_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PeersResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PeersResponse) ProtoMessage() {}
+
+func (x *PeersResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_kerege_v1_kerege_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PeersResponse.ProtoReflect.Descriptor instead.
+func (*PeersResponse) Descriptor() ([]byte, []int) {
+	return file_kerege_v1_kerege_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *PeersResponse) GetPeers() []*Peer {
+	if x != nil {
+		return x.Peers
+	}
+	return nil
+}
+
+func (x *PeersResponse) GetOutbound() string {
+	if x != nil {
+		return x.Outbound
+	}
+	return ""
+}
+
+type Peer struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Address       string                 `protobuf:"bytes,1,opt,name=address,proto3" json:"address,omitempty"`              // as asked
+	Node          string                 `protobuf:"bytes,2,opt,name=node,proto3" json:"node,omitempty"`                    // the host's name, "" if none is known
+	InMesh        bool                   `protobuf:"varint,3,opt,name=in_mesh,json=inMesh,proto3" json:"in_mesh,omitempty"` // a service of that host is in the mesh
+	Service       string                 `protobuf:"bytes,4,opt,name=service,proto3" json:"service,omitempty"`              // whose instance is at this address and port, "" if none
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Peer) Reset() {
+	*x = Peer{}
+	mi := &file_kerege_v1_kerege_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Peer) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Peer) ProtoMessage() {}
+
+func (x *Peer) ProtoReflect() protoreflect.Message {
+	mi := &file_kerege_v1_kerege_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Peer.ProtoReflect.Descriptor instead.
+func (*Peer) Descriptor() ([]byte, []int) {
+	return file_kerege_v1_kerege_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *Peer) GetAddress() string {
+	if x != nil {
+		return x.Address
+	}
+	return ""
+}
+
+func (x *Peer) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *Peer) GetInMesh() bool {
+	if x != nil {
+		return x.InMesh
+	}
+	return false
+}
+
+func (x *Peer) GetService() string {
+	if x != nil {
+		return x.Service
+	}
+	return ""
+}
+
 type NodeReport struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Version       string                 `protobuf:"bytes,1,opt,name=version,proto3" json:"version,omitempty"`                         // the agent's
@@ -303,7 +467,7 @@ type NodeReport struct {
 
 func (x *NodeReport) Reset() {
 	*x = NodeReport{}
-	mi := &file_kerege_v1_kerege_proto_msgTypes[4]
+	mi := &file_kerege_v1_kerege_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -315,7 +479,7 @@ func (x *NodeReport) String() string {
 func (*NodeReport) ProtoMessage() {}
 
 func (x *NodeReport) ProtoReflect() protoreflect.Message {
-	mi := &file_kerege_v1_kerege_proto_msgTypes[4]
+	mi := &file_kerege_v1_kerege_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -328,7 +492,7 @@ func (x *NodeReport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeReport.ProtoReflect.Descriptor instead.
 func (*NodeReport) Descriptor() ([]byte, []int) {
-	return file_kerege_v1_kerege_proto_rawDescGZIP(), []int{4}
+	return file_kerege_v1_kerege_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *NodeReport) GetVersion() string {
@@ -385,7 +549,7 @@ type Membership struct {
 
 func (x *Membership) Reset() {
 	*x = Membership{}
-	mi := &file_kerege_v1_kerege_proto_msgTypes[5]
+	mi := &file_kerege_v1_kerege_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -397,7 +561,7 @@ func (x *Membership) String() string {
 func (*Membership) ProtoMessage() {}
 
 func (x *Membership) ProtoReflect() protoreflect.Message {
-	mi := &file_kerege_v1_kerege_proto_msgTypes[5]
+	mi := &file_kerege_v1_kerege_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -410,7 +574,7 @@ func (x *Membership) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Membership.ProtoReflect.Descriptor instead.
 func (*Membership) Descriptor() ([]byte, []int) {
-	return file_kerege_v1_kerege_proto_rawDescGZIP(), []int{5}
+	return file_kerege_v1_kerege_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Membership) GetService() string {
@@ -462,7 +626,7 @@ type NodeUpdate struct {
 
 func (x *NodeUpdate) Reset() {
 	*x = NodeUpdate{}
-	mi := &file_kerege_v1_kerege_proto_msgTypes[6]
+	mi := &file_kerege_v1_kerege_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -474,7 +638,7 @@ func (x *NodeUpdate) String() string {
 func (*NodeUpdate) ProtoMessage() {}
 
 func (x *NodeUpdate) ProtoReflect() protoreflect.Message {
-	mi := &file_kerege_v1_kerege_proto_msgTypes[6]
+	mi := &file_kerege_v1_kerege_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -487,7 +651,7 @@ func (x *NodeUpdate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeUpdate.ProtoReflect.Descriptor instead.
 func (*NodeUpdate) Descriptor() ([]byte, []int) {
-	return file_kerege_v1_kerege_proto_rawDescGZIP(), []int{6}
+	return file_kerege_v1_kerege_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *NodeUpdate) GetPlacementSet() bool {
@@ -582,13 +746,14 @@ type Placement struct {
 	Ports         []uint32               `protobuf:"varint,3,rep,packed,name=ports,proto3" json:"ports,omitempty"`
 	Addresses     []string               `protobuf:"bytes,4,rep,name=addresses,proto3" json:"addresses,omitempty"`
 	Source        string                 `protobuf:"bytes,5,opt,name=source,proto3" json:"source,omitempty"`
+	Mtls          string                 `protobuf:"bytes,6,opt,name=mtls,proto3" json:"mtls,omitempty"` // strict | permissive | disabled; of several ports, the strictest
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Placement) Reset() {
 	*x = Placement{}
-	mi := &file_kerege_v1_kerege_proto_msgTypes[7]
+	mi := &file_kerege_v1_kerege_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -600,7 +765,7 @@ func (x *Placement) String() string {
 func (*Placement) ProtoMessage() {}
 
 func (x *Placement) ProtoReflect() protoreflect.Message {
-	mi := &file_kerege_v1_kerege_proto_msgTypes[7]
+	mi := &file_kerege_v1_kerege_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -613,7 +778,7 @@ func (x *Placement) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Placement.ProtoReflect.Descriptor instead.
 func (*Placement) Descriptor() ([]byte, []int) {
-	return file_kerege_v1_kerege_proto_rawDescGZIP(), []int{7}
+	return file_kerege_v1_kerege_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Placement) GetService() string {
@@ -651,6 +816,13 @@ func (x *Placement) GetSource() string {
 	return ""
 }
 
+func (x *Placement) GetMtls() string {
+	if x != nil {
+		return x.Mtls
+	}
+	return ""
+}
+
 // Name is a mesh name that resolves on the node.
 type Name struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -664,7 +836,7 @@ type Name struct {
 
 func (x *Name) Reset() {
 	*x = Name{}
-	mi := &file_kerege_v1_kerege_proto_msgTypes[8]
+	mi := &file_kerege_v1_kerege_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -676,7 +848,7 @@ func (x *Name) String() string {
 func (*Name) ProtoMessage() {}
 
 func (x *Name) ProtoReflect() protoreflect.Message {
-	mi := &file_kerege_v1_kerege_proto_msgTypes[8]
+	mi := &file_kerege_v1_kerege_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -689,7 +861,7 @@ func (x *Name) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Name.ProtoReflect.Descriptor instead.
 func (*Name) Descriptor() ([]byte, []int) {
-	return file_kerege_v1_kerege_proto_rawDescGZIP(), []int{8}
+	return file_kerege_v1_kerege_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Name) GetService() string {
@@ -743,7 +915,17 @@ const file_kerege_v1_kerege_proto_rawDesc = "" +
 	"\bevidence\x18\x04 \x01(\tR\bevidence\"<\n" +
 	"\fSignResponse\x12\x14\n" +
 	"\x05chain\x18\x01 \x03(\fR\x05chain\x12\x16\n" +
-	"\x06bundle\x18\x02 \x01(\fR\x06bundle\"\xe0\x01\n" +
+	"\x06bundle\x18\x02 \x01(\fR\x06bundle\",\n" +
+	"\fPeersRequest\x12\x1c\n" +
+	"\taddresses\x18\x01 \x03(\tR\taddresses\"R\n" +
+	"\rPeersResponse\x12%\n" +
+	"\x05peers\x18\x01 \x03(\v2\x0f.kerege.v1.PeerR\x05peers\x12\x1a\n" +
+	"\boutbound\x18\x02 \x01(\tR\boutbound\"g\n" +
+	"\x04Peer\x12\x18\n" +
+	"\aaddress\x18\x01 \x01(\tR\aaddress\x12\x12\n" +
+	"\x04node\x18\x02 \x01(\tR\x04node\x12\x17\n" +
+	"\ain_mesh\x18\x03 \x01(\bR\x06inMesh\x12\x18\n" +
+	"\aservice\x18\x04 \x01(\tR\aservice\"\xe0\x01\n" +
 	"\n" +
 	"NodeReport\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\tR\aversion\x12\x1c\n" +
@@ -774,13 +956,14 @@ const file_kerege_v1_kerege_proto_rawDesc = "" +
 	"\aservers\x18\n" +
 	" \x03(\tR\aservers\x12\x18\n" +
 	"\aevicted\x18\v \x01(\bR\aevicted\x12,\n" +
-	"\x03now\x18\f \x01(\v2\x1a.google.protobuf.TimestampR\x03now\"\x8d\x01\n" +
+	"\x03now\x18\f \x01(\v2\x1a.google.protobuf.TimestampR\x03now\"\xa1\x01\n" +
 	"\tPlacement\x12\x18\n" +
 	"\aservice\x18\x01 \x01(\tR\aservice\x12\x1a\n" +
 	"\bworkload\x18\x02 \x01(\tR\bworkload\x12\x14\n" +
 	"\x05ports\x18\x03 \x03(\rR\x05ports\x12\x1c\n" +
 	"\taddresses\x18\x04 \x03(\tR\taddresses\x12\x16\n" +
-	"\x06source\x18\x05 \x01(\tR\x06source\"X\n" +
+	"\x06source\x18\x05 \x01(\tR\x06source\x12\x12\n" +
+	"\x04mtls\x18\x06 \x01(\tR\x04mtls\"X\n" +
 	"\x04Name\x12\x18\n" +
 	"\aservice\x18\x01 \x01(\tR\aservice\x12\x0e\n" +
 	"\x02v4\x18\x02 \x01(\tR\x02v4\x12\x0e\n" +
@@ -789,9 +972,10 @@ const file_kerege_v1_kerege_proto_rawDesc = "" +
 	"\x04Join\x127\n" +
 	"\x04Join\x12\x16.kerege.v1.JoinRequest\x1a\x17.kerege.v1.JoinResponse2?\n" +
 	"\x04Sign\x127\n" +
-	"\x04Sign\x12\x16.kerege.v1.SignRequest\x1a\x17.kerege.v1.SignResponse2C\n" +
+	"\x04Sign\x12\x16.kerege.v1.SignRequest\x1a\x17.kerege.v1.SignResponse2\x7f\n" +
 	"\x04Node\x12;\n" +
-	"\aConnect\x12\x15.kerege.v1.NodeReport\x1a\x15.kerege.v1.NodeUpdate(\x010\x01B1Z/github.com/kerege/kerege/api/kerege/v1;keregev1b\x06proto3"
+	"\aConnect\x12\x15.kerege.v1.NodeReport\x1a\x15.kerege.v1.NodeUpdate(\x010\x01\x12:\n" +
+	"\x05Peers\x12\x17.kerege.v1.PeersRequest\x1a\x18.kerege.v1.PeersResponseB1Z/github.com/kerege/kerege/api/kerege/v1;keregev1b\x06proto3"
 
 var (
 	file_kerege_v1_kerege_proto_rawDescOnce sync.Once
@@ -805,37 +989,43 @@ func file_kerege_v1_kerege_proto_rawDescGZIP() []byte {
 	return file_kerege_v1_kerege_proto_rawDescData
 }
 
-var file_kerege_v1_kerege_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
+var file_kerege_v1_kerege_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
 var file_kerege_v1_kerege_proto_goTypes = []any{
 	(*JoinRequest)(nil),           // 0: kerege.v1.JoinRequest
 	(*JoinResponse)(nil),          // 1: kerege.v1.JoinResponse
 	(*SignRequest)(nil),           // 2: kerege.v1.SignRequest
 	(*SignResponse)(nil),          // 3: kerege.v1.SignResponse
-	(*NodeReport)(nil),            // 4: kerege.v1.NodeReport
-	(*Membership)(nil),            // 5: kerege.v1.Membership
-	(*NodeUpdate)(nil),            // 6: kerege.v1.NodeUpdate
-	(*Placement)(nil),             // 7: kerege.v1.Placement
-	(*Name)(nil),                  // 8: kerege.v1.Name
-	(*timestamppb.Timestamp)(nil), // 9: google.protobuf.Timestamp
+	(*PeersRequest)(nil),          // 4: kerege.v1.PeersRequest
+	(*PeersResponse)(nil),         // 5: kerege.v1.PeersResponse
+	(*Peer)(nil),                  // 6: kerege.v1.Peer
+	(*NodeReport)(nil),            // 7: kerege.v1.NodeReport
+	(*Membership)(nil),            // 8: kerege.v1.Membership
+	(*NodeUpdate)(nil),            // 9: kerege.v1.NodeUpdate
+	(*Placement)(nil),             // 10: kerege.v1.Placement
+	(*Name)(nil),                  // 11: kerege.v1.Name
+	(*timestamppb.Timestamp)(nil), // 12: google.protobuf.Timestamp
 }
 var file_kerege_v1_kerege_proto_depIdxs = []int32{
-	9, // 0: kerege.v1.JoinRequest.now:type_name -> google.protobuf.Timestamp
-	5, // 1: kerege.v1.NodeReport.members:type_name -> kerege.v1.Membership
-	9, // 2: kerege.v1.NodeReport.now:type_name -> google.protobuf.Timestamp
-	7, // 3: kerege.v1.NodeUpdate.placement:type_name -> kerege.v1.Placement
-	8, // 4: kerege.v1.NodeUpdate.names:type_name -> kerege.v1.Name
-	9, // 5: kerege.v1.NodeUpdate.now:type_name -> google.protobuf.Timestamp
-	0, // 6: kerege.v1.Join.Join:input_type -> kerege.v1.JoinRequest
-	2, // 7: kerege.v1.Sign.Sign:input_type -> kerege.v1.SignRequest
-	4, // 8: kerege.v1.Node.Connect:input_type -> kerege.v1.NodeReport
-	1, // 9: kerege.v1.Join.Join:output_type -> kerege.v1.JoinResponse
-	3, // 10: kerege.v1.Sign.Sign:output_type -> kerege.v1.SignResponse
-	6, // 11: kerege.v1.Node.Connect:output_type -> kerege.v1.NodeUpdate
-	9, // [9:12] is the sub-list for method output_type
-	6, // [6:9] is the sub-list for method input_type
-	6, // [6:6] is the sub-list for extension type_name
-	6, // [6:6] is the sub-list for extension extendee
-	0, // [0:6] is the sub-list for field type_name
+	12, // 0: kerege.v1.JoinRequest.now:type_name -> google.protobuf.Timestamp
+	6,  // 1: kerege.v1.PeersResponse.peers:type_name -> kerege.v1.Peer
+	8,  // 2: kerege.v1.NodeReport.members:type_name -> kerege.v1.Membership
+	12, // 3: kerege.v1.NodeReport.now:type_name -> google.protobuf.Timestamp
+	10, // 4: kerege.v1.NodeUpdate.placement:type_name -> kerege.v1.Placement
+	11, // 5: kerege.v1.NodeUpdate.names:type_name -> kerege.v1.Name
+	12, // 6: kerege.v1.NodeUpdate.now:type_name -> google.protobuf.Timestamp
+	0,  // 7: kerege.v1.Join.Join:input_type -> kerege.v1.JoinRequest
+	2,  // 8: kerege.v1.Sign.Sign:input_type -> kerege.v1.SignRequest
+	7,  // 9: kerege.v1.Node.Connect:input_type -> kerege.v1.NodeReport
+	4,  // 10: kerege.v1.Node.Peers:input_type -> kerege.v1.PeersRequest
+	1,  // 11: kerege.v1.Join.Join:output_type -> kerege.v1.JoinResponse
+	3,  // 12: kerege.v1.Sign.Sign:output_type -> kerege.v1.SignResponse
+	9,  // 13: kerege.v1.Node.Connect:output_type -> kerege.v1.NodeUpdate
+	5,  // 14: kerege.v1.Node.Peers:output_type -> kerege.v1.PeersResponse
+	11, // [11:15] is the sub-list for method output_type
+	7,  // [7:11] is the sub-list for method input_type
+	7,  // [7:7] is the sub-list for extension type_name
+	7,  // [7:7] is the sub-list for extension extendee
+	0,  // [0:7] is the sub-list for field type_name
 }
 
 func init() { file_kerege_v1_kerege_proto_init() }
@@ -849,7 +1039,7 @@ func file_kerege_v1_kerege_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_kerege_v1_kerege_proto_rawDesc), len(file_kerege_v1_kerege_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   9,
+			NumMessages:   12,
 			NumExtensions: 0,
 			NumServices:   3,
 		},

@@ -237,6 +237,7 @@ var Sign_ServiceDesc = grpc.ServiceDesc{
 
 const (
 	Node_Connect_FullMethodName = "/kerege.v1.Node/Connect"
+	Node_Peers_FullMethodName   = "/kerege.v1.Node/Peers"
 )
 
 // NodeClient is the client API for Node service.
@@ -247,6 +248,9 @@ const (
 // bundle; and back, what is in the mesh.
 type NodeClient interface {
 	Connect(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[NodeReport, NodeUpdate], error)
+	// Peers says who is at addresses that a node has connections with, for the
+	// page of `kerege capture plan`.
+	Peers(ctx context.Context, in *PeersRequest, opts ...grpc.CallOption) (*PeersResponse, error)
 }
 
 type nodeClient struct {
@@ -270,6 +274,16 @@ func (c *nodeClient) Connect(ctx context.Context, opts ...grpc.CallOption) (grpc
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Node_ConnectClient = grpc.BidiStreamingClient[NodeReport, NodeUpdate]
 
+func (c *nodeClient) Peers(ctx context.Context, in *PeersRequest, opts ...grpc.CallOption) (*PeersResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(PeersResponse)
+	err := c.cc.Invoke(ctx, Node_Peers_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // NodeServer is the server API for Node service.
 // All implementations must embed UnimplementedNodeServer
 // for forward compatibility.
@@ -278,6 +292,9 @@ type Node_ConnectClient = grpc.BidiStreamingClient[NodeReport, NodeUpdate]
 // bundle; and back, what is in the mesh.
 type NodeServer interface {
 	Connect(grpc.BidiStreamingServer[NodeReport, NodeUpdate]) error
+	// Peers says who is at addresses that a node has connections with, for the
+	// page of `kerege capture plan`.
+	Peers(context.Context, *PeersRequest) (*PeersResponse, error)
 	mustEmbedUnimplementedNodeServer()
 }
 
@@ -290,6 +307,9 @@ type UnimplementedNodeServer struct{}
 
 func (UnimplementedNodeServer) Connect(grpc.BidiStreamingServer[NodeReport, NodeUpdate]) error {
 	return status.Error(codes.Unimplemented, "method Connect not implemented")
+}
+func (UnimplementedNodeServer) Peers(context.Context, *PeersRequest) (*PeersResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Peers not implemented")
 }
 func (UnimplementedNodeServer) mustEmbedUnimplementedNodeServer() {}
 func (UnimplementedNodeServer) testEmbeddedByValue()              {}
@@ -319,13 +339,36 @@ func _Node_Connect_Handler(srv interface{}, stream grpc.ServerStream) error {
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Node_ConnectServer = grpc.BidiStreamingServer[NodeReport, NodeUpdate]
 
+func _Node_Peers_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(PeersRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(NodeServer).Peers(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Node_Peers_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(NodeServer).Peers(ctx, req.(*PeersRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Node_ServiceDesc is the grpc.ServiceDesc for Node service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
 var Node_ServiceDesc = grpc.ServiceDesc{
 	ServiceName: "kerege.v1.Node",
 	HandlerType: (*NodeServer)(nil),
-	Methods:     []grpc.MethodDesc{},
+	Methods: []grpc.MethodDesc{
+		{
+			MethodName: "Peers",
+			Handler:    _Node_Peers_Handler,
+		},
+	},
 	Streams: []grpc.StreamDesc{
 		{
 			StreamName:    "Connect",
