@@ -1,8 +1,6 @@
 package command
 
 import (
-	"context"
-	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -95,8 +93,11 @@ func runDev(c *Call, o devFlags) (err error) {
 		return err
 	}
 	err = d.serve(c.ctx)
-	if c.ctx.Err() != nil && (err == nil || errors.Is(err, context.Canceled)) {
-		return nil // Ctrl-C is how it ends
+	if c.ctx.Err() != nil { // Ctrl-C is how it ends; what was cut short by it is no news
+		if err != nil {
+			d.log.Debug("ended", "error", err)
+		}
+		return nil
 	}
 	return err
 }
@@ -123,10 +124,10 @@ func (d *devSession) checkFiles() error {
 	if m != nil {
 		diags = append(diags, m.Unsupported...)
 	}
-	if err := diags.WriteText(d.call.err, d.call.color); err != nil {
-		return err
-	}
 	if diags.HasErrors() {
+		if err := diags.WriteText(d.call.err, d.call.color); err != nil {
+			return err
+		}
 		return exit{code: exitError}
 	}
 	d.layouts.part(m)

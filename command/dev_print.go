@@ -35,6 +35,7 @@ func (d *devSession) tell(ctx context.Context, st api.Status, first bool) error 
 	if d.sample != nil {
 		d.sample.api.Store(d.addressOf("web", "api"))
 	}
+	d.printFindings(ctx)
 	changed := !reflect.DeepEqual(d.layout, d.told)
 	d.told = d.layout
 	if c.JSON {
@@ -174,16 +175,17 @@ func (d *devSession) example(allowed string) (from, to, address string) {
 	return "", "", ""
 }
 
-// printRefused shows why files are not taken, in the form that kerege validate has.
-func (d *devSession) printRefused(ctx context.Context, generation int) {
-	c := d.call
+// printFindings shows what there is to say about the files as they are on disk,
+// in the form that kerege validate has.
+func (d *devSession) printFindings(ctx context.Context) {
 	var p api.Plan
 	if err := d.server.Post(ctx, "/v1/plan", struct{}{}, &p); err != nil {
-		d.log.Error("asking why the files are refused", "error", err)
+		if ctx.Err() == nil {
+			d.log.Error("asking what is wrong with the files", "error", err)
+		}
 		return
 	}
 	for _, x := range append(p.Diagnostics, p.Warnings...) {
-		fmt.Fprint(c.err, "\n"+x.Text)
+		fmt.Fprint(d.call.err, "\n"+x.Text)
 	}
-	fmt.Fprintf(c.err, "%s\n", c.paint(color.FgYellow, fmt.Sprintf("Refused; generation %d goes on.", generation)))
 }

@@ -4,12 +4,14 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"net"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"time"
 
+	"github.com/fatih/color"
 	"github.com/hashicorp/go-hclog"
 
 	"github.com/kerege/kerege/agent"
@@ -123,7 +125,10 @@ func (d *devSession) follow(ctx context.Context) error {
 		}
 		if why := refusal(st); why != refused {
 			if refused = why; why != "" {
-				d.printRefused(ctx, st.Generation.Number)
+				d.printFindings(ctx)
+				fmt.Fprintln(d.call.err, d.call.paint(color.FgYellow, fmt.Sprintf("Refused; generation %d goes on.", generation)))
+			} else if st.Generation.Number == generation {
+				fmt.Fprintf(d.call.err, "The files are again those of generation %d.\n", generation)
 			}
 		}
 		if n := st.Generation.Number; n != generation {
@@ -246,32 +251,12 @@ func (d *devSession) stopAgent() {
 	}
 }
 
-// settled waits until each instance is in the mesh and its Envoy has what it
-// should have. What is missing after a while is returned, with reasons.
+// settled waits until the mesh on this machine is what the layout says. What is
+// missing after a while is returned, with reasons.
 func (d *devSession) settled(ctx context.Context) (missing []string) {
 	deadline := time.Now().Add(devSettles)
 	for {
-		missing = nil
-		in := map[string]api.AgentWorkload{}
-		for _, w := range d.agent.Status().Workloads {
-			in[w.Service+"/"+w.Workload] = w
-		}
-		for _, p := range d.layout.places {
-			w := in[p.key()]
-			switch {
-			case w.State != "in":
-				missing = append(missing, fmt.Sprintf("%s: %s", p.key(), orText(w.Reason, "not placed here yet")))
-			case !w.Accepted || !w.Proxy.Ready || !w.Proxy.Connected:
-				missing = append(missing, fmt.Sprintf("%s: %s", p.key(), orText(w.Proxy.Why, "its Envoy is starting")))
-			}
-		}
-		var st api.Status
-		err := d.server.Get(ctx, "/v1/status", &st)
-		held := slices.ContainsFunc(st.Held, func(h api.Held) bool { return h.Node == devNode })
-		if len(missing) == 0 && err == nil && st.Proxies.Synced >= len(d.layout.places) && !held {
-			return nil
-		}
-		if ctx.Err() != nil || time.Now().After(deadline) {
+		if missing = d.missing(ctx); len(missing) == 0 || ctx.Err() != nil || time.Now().After(deadline) {
 			return missing
 		}
 		select {
@@ -279,6 +264,62 @@ func (d *devSession) settled(ctx context.Context) (missing []string) {
 		case <-time.After(50 * time.Millisecond):
 		}
 	}
+}
+
+// missing says what is not yet so: each instance is in the mesh, its Envoy has
+// what it should have and listens everywhere, and callers are told of it.
+func (d *devSession) missing(ctx context.Context) (all []string) {
+	in := map[string]api.AgentWorkload{}
+	for _, w := range d.agent.Status().Workloads {
+		in[w.Service+"/"+w.Workload] = w
+	}
+	for i := range d.layout.places {
+		p := &d.layout.places[i]
+		w := in[p.key()]
+		switch {
+		case w.State != "in":
+			all = append(all, fmt.Sprintf("%s: %s", p.key(), orText(w.Reason, "not placed here yet")))
+		case !w.Accepted || !w.Proxy.Ready || !w.Proxy.Connected:
+			all = append(all, fmt.Sprintf("%s: %s", p.key(), orText(w.Proxy.Why, "its Envoy is starting")))
+		default:
+			all = append(all, deaf(p)...)
+		}
+	}
+	if len(all) > 0 {
+		return all
+	}
+	var st api.Status
+	if err := d.server.Get(ctx, "/v1/status", &st); err != nil {
+		return []string{err.Error()}
+	}
+	for _, h := range st.Held {
+		if h.Node == devNode {
+			all = append(all, fmt.Sprintf("%s/%s is kept from callers: %s", h.Service, h.Instance, h.Reason))
+		}
+	}
+	if st.Proxies.Synced < len(d.layout.places) {
+		all = append(all, fmt.Sprintf("%d of %d Envoys have accepted what they were sent; kerege proxies says more", st.Proxies.Synced, len(d.layout.places)))
+	}
+	return all
+}
+
+// deaf lists the ports where an instance's Envoy does not listen yet.
+func deaf(p *devPlace) (all []string) {
+	check := func(at, what string) {
+		c, err := net.DialTimeout("tcp", at, time.Second)
+		if err != nil {
+			all = append(all, fmt.Sprintf("%s: its Envoy does not listen at %s yet, %s", p.key(), at, what))
+			return
+		}
+		c.Close()
+	}
+	for _, a := range p.Accept {
+		check(a.Listen.String(), "where it is called")
+	}
+	for _, u := range p.Upstreams {
+		check(fmt.Sprintf("127.0.0.1:%d", u.Local), "for calls to "+u.Service)
+	}
+	return all
 }
 
 func orText(text, otherwise string) string {

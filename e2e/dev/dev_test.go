@@ -112,6 +112,9 @@ func workingDay(t *testing.T, p programs, as []string) {
 		t.Errorf("after the mistake: %d %s", status, text)
 	}
 
+	write("route.hcl", split(100))
+	until(t, "that it is mended is said", func() bool { return strings.Contains(s.said(), "again those of generation 2") })
+
 	write("route.hcl", split(0))
 	write("more.hcl", service("stock", instance("one", app(t, "stock")))+"intention \"stock\" {\n  allow { from = [\"web\", \"api\"] }\n}\n")
 	r = s.report("a service more", func(r report) bool { return len(r.Instances) == 5 })
