@@ -13,28 +13,48 @@ import (
 	"github.com/kerege/kerege/mesh"
 	"github.com/kerege/kerege/registry"
 	"github.com/kerege/kerege/registry/consul"
+	"github.com/kerege/kerege/registry/nomad"
 )
 
 // sources are the registries that the settings name.
 func (s *Server) sources() ([]registry.Source, error) {
 	list := []registry.Source{s.files}
-	c := s.cfg.Consul
-	if c == nil {
-		return list, nil
-	}
-	for i, dc := range append([]string{c.Datacenter}, c.Datacenters...) {
-		opt := consulOptions(c, dc)
-		if i > 0 {
-			opt.Name = "consul/" + dc
+	if c := s.cfg.Consul; c != nil {
+		for i, dc := range append([]string{c.Datacenter}, c.Datacenters...) {
+			opt := consulOptions(c, dc)
+			if i > 0 {
+				opt.Name = "consul/" + dc
+			}
+			opt.Wanted, opt.Logger = s.hub.Wanted, s.log.Named("consul")
+			src, err := consul.New(opt)
+			if err != nil {
+				return nil, fmt.Errorf("opening consul: %w", err)
+			}
+			list = append(list, src)
 		}
-		opt.Wanted, opt.Logger = s.hub.Wanted, s.log.Named("consul")
-		src, err := consul.New(opt)
+	}
+	if n := s.cfg.Nomad; n != nil {
+		opt := nomadOptions(n)
+		opt.Logger = s.log.Named("nomad")
+		src, err := nomad.New(opt)
 		if err != nil {
-			return nil, fmt.Errorf("opening consul: %w", err)
+			return nil, fmt.Errorf("opening nomad: %w", err)
 		}
 		list = append(list, src)
 	}
 	return list, nil
+}
+
+func nomadOptions(n *config.Nomad) nomad.Options {
+	opt := nomad.Options{
+		Name: "nomad", Address: n.Address, Region: n.Region, Token: n.Token, TokenFile: n.TokenFile,
+		CAFile: n.CAFile, CAPath: n.CAPath, CertFile: n.CertFile, KeyFile: n.KeyFile,
+		TLSServerName: n.TLSServerName, SkipVerify: n.SkipVerify,
+	}
+	if n.Namespace != "" {
+		opt.Namespaces = []string{n.Namespace}
+	}
+	return opt
 }
 
 func consulOptions(c *config.Consul, datacenter string) consul.Options {
