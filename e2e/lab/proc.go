@@ -176,6 +176,13 @@ func (p *Proc) Kill() {
 	<-p.done
 }
 
+// KillAlone ends the program and leaves what it started to itself, as the kernel
+// does to a program that is out of memory.
+func (p *Proc) KillAlone() {
+	syscall.Kill(p.cmd.Process.Pid, syscall.SIGKILL)
+	<-p.done
+}
+
 // descendants lists a process's children, and theirs.
 func descendants(pid int) (all []int) {
 	tasks, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", pid))

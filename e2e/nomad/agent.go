@@ -174,9 +174,9 @@ func (a *Agent) Run(hcl string) error {
 	return nil
 }
 
-// Stop stops a job of a namespace and purges it.
+// Stop stops a job of a namespace. Nomad goes on listing it, and its allocations.
 func (a *Agent) Stop(namespace, job string) error {
-	if _, _, err := a.Jobs().Deregister(job, true, &api.WriteOptions{Namespace: namespace}); err != nil {
+	if _, _, err := a.Jobs().Deregister(job, false, &api.WriteOptions{Namespace: namespace}); err != nil {
 		return fmt.Errorf("stopping job %s: %w", job, err)
 	}
 	return nil
@@ -191,12 +191,19 @@ func (a *Agent) Close() error {
 		allocs, _, _ = a.Allocations().List(&api.QueryOptions{Namespace: "*"})
 		a.Kill()
 	}
-	for _, alloc := range allocs { // cgroups are the machine's, not the lab's
-		left, _ := filepath.Glob("/sys/fs/cgroup/*/nomad/" + alloc.ID + ".*")
-		for _, dir := range left {
-			syscall.Rmdir(dir)
+	// Cgroups are the machine's, not the lab's. A task's last process may be on
+	// its way out.
+	errs = append(errs, lab.Until(context.Background(), 5*time.Second, "the end of the tasks' cgroups", func() error {
+		for _, alloc := range allocs {
+			left, _ := filepath.Glob("/sys/fs/cgroup/*/nomad/" + alloc.ID + ".*")
+			for _, dir := range left {
+				if err := syscall.Rmdir(dir); err != nil {
+					return fmt.Errorf("removing %s: %w", dir, err)
+				}
+			}
 		}
-	}
+		return nil
+	}))
 	a.unmount()
 	return errors.Join(append(errs, os.RemoveAll(a.Dir))...)
 }
@@ -211,7 +218,7 @@ func (a *Agent) stopAll() error {
 			return err
 		}
 	}
-	return lab.Until(context.Background(), 20*time.Second, "the end of all allocations", func() error {
+	return lab.Until(context.Background(), time.Minute, "the end of all allocations", func() error {
 		list, _, err := a.Allocations().List(&api.QueryOptions{Namespace: "*"})
 		if err != nil {
 			return err

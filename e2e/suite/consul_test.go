@@ -5,6 +5,7 @@ package suite
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -27,8 +28,8 @@ defaults "*" {
 `
 
 // consulTown is a Consul with three plain hosts registered in it, calling each other by
-// its names: no mesh yet.
-func consulTown(t *testing.T) (context.Context, *town.Town) {
+// its names: no mesh yet. Those of later are not registered.
+func consulTown(t *testing.T, later ...string) (context.Context, *town.Town) {
 	t.Helper()
 	ctx, w := newTown(t, true)
 	must(t, w.StartConsul(ctx))
@@ -37,7 +38,9 @@ func consulTown(t *testing.T) (context.Context, *town.Town) {
 		must(t, err)
 		must(t, host.Nameserver(w.ConsulHost.IP.String()))
 		must(t, host.StartProgram(ctx))
-		must(t, w.Register(ctx, host))
+		if !slices.Contains(later, h[0]) {
+			must(t, w.Register(ctx, host))
+		}
 	}
 	must(t, w.Hosts["web"].WaitFor(ctx, "http://api.service.consul:8080/", 200, 10*time.Second))
 	return ctx, w
@@ -104,43 +107,71 @@ func mtlsShare(t *testing.T, ctx context.Context, w *town.Town) int {
 	return strings.Count(out, "spiffe://test.example/svc/web")
 }
 
-// Health from Consul's checks reaches callers in under a second, both ways; a
-// Consul that is killed removes nothing, and is followed again when it is back.
+// One service half in the file and half in Consul is one service. What Consul
+// says of an instance reaches callers in under a second, both ways; a Consul that
+// is killed removes nothing, and status says so.
 func TestConsulHealthAndDeath(t *testing.T) {
-	ctx, w := consulTown(t)
-	must(t, w.StartServer(ctx, strings.Replace(adopting, `"permissive"`, `"strict"`, 1)))
+	ctx, w := consulTown(t, "api2")
 	web, api2 := w.Hosts["web"], w.Hosts["api2"]
+	strict := strings.Replace(adopting, `"permissive"`, `"strict"`, 1)
+	must(t, w.StartServer(ctx, strict+"\nservice \"api\" {"+instance(api2)+"}\n"))
 	for _, name := range []string{"api1", "api2", "web"} {
-		h := w.Hosts[name]
-		for _, step := range []func(context.Context) error{h.StartAgent, h.Join, h.StartEnvoy, h.WaitReady, h.Capture} {
-			must(t, step(ctx))
-		}
+		must(t, w.Hosts[name].BringInRunning(ctx))
 	}
 	url := "http://api.service.consul:8080/"
 	must(t, web.WaitFor(ctx, url, 200, 10*time.Second))
-	bothAnswer(t, ctx, func(ctx context.Context, _ string, rate int, d time.Duration, more ...string) (town.Report, error) {
-		return web.Load(ctx, url, rate, d, more...)
-	})
-	t.Run("critical", func(t *testing.T) {
-		must(t, w.SetHealth(ctx, api2, "critical"))
-		began := time.Now()
-		must(t, lab.Until(ctx, 10*time.Second, "v2 to get no more calls", func() error {
-			r, err := web.Load(ctx, url, 200, 200*time.Millisecond)
-			if err == nil && r.ByServer["v2"] > 0 {
-				return errText("calls to v2")
-			}
-			return err
-		}))
-		took := time.Since(began) - 200*time.Millisecond
-		t.Logf("critical to last call: at most %s", took)
-		if took > time.Second {
-			t.Errorf("v2 got calls for %s after it was critical", took)
-		}
-		must(t, w.SetHealth(ctx, api2, "passing"))
+	both := func() {
+		t.Helper()
 		bothAnswer(t, ctx, func(ctx context.Context, _ string, rate int, d time.Duration, more ...string) (town.Report, error) {
 			return web.Load(ctx, url, rate, d, more...)
 		})
+	}
+	t.Run("half in the file, half in Consul; then in both; then in Consul alone", func(t *testing.T) {
+		both()
+		r, err := web.LoadDuring(ctx, url, 100, 3*time.Second, func() error {
+			if err := w.Register(ctx, api2); err != nil {
+				return err
+			}
+			time.Sleep(time.Second)
+			return w.Apply(ctx, strict)
+		})
+		must(t, err)
+		none(t, "an instance moves from the file to Consul", r)
+		if r.ByServer["v1"] < r.Calls/4 || r.ByServer["v2"] < r.Calls/4 {
+			t.Errorf("the shares are not even: %v", r.ByServer)
+		}
+		both()
 	})
+	for _, c := range []struct {
+		name      string
+		out, back func() error
+	}{
+		{"critical", func() error { return w.SetHealth(ctx, api2, "critical") }, func() error { return w.SetHealth(ctx, api2, "passing") }},
+		{"maintenance of the node", func() error { return w.Maintain(ctx, api2) }, func() error { return w.Deregister(ctx, api2, "_node_maintenance") }},
+		{"deregistered and registered", func() error { return w.Deregister(ctx, api2, "") }, func() error { return w.Register(ctx, api2) }},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			for _, step := range []struct {
+				what string
+				do   func() error
+				at   func(town.Span) time.Time
+			}{{"last call", c.out, func(s town.Span) time.Time { return s.Last }}, {"first call", c.back, func(s town.Span) time.Time { return s.First }}} {
+				var told time.Time
+				r, err := web.LoadDuring(ctx, url, 200, 2*time.Second, func() error {
+					time.Sleep(500 * time.Millisecond)
+					told = time.Now()
+					return step.do()
+				})
+				must(t, err)
+				none(t, step.what, r)
+				took := step.at(r.Seen["v2"]).Sub(told)
+				t.Logf("to the %s of v2: %s", step.what, took)
+				if took > time.Second || r.ByServer["v2"] == 0 {
+					t.Errorf("%s of v2 after %s: %v", step.what, took, r.ByServer)
+				}
+			}
+		})
+	}
 	t.Run("Consul is killed (A2)", func(t *testing.T) {
 		w.ConsulProc.Signal(syscall.SIGKILL)
 		<-w.ConsulProc.Done()

@@ -126,14 +126,32 @@ func (t *Town) Consul(ctx context.Context, args ...string) (string, error) {
 // on the host's own node, with no connect stanza.
 func (t *Town) Register(ctx context.Context, h *Host) error { return t.SetHealth(ctx, h, "passing") }
 
+// Deregister takes a host's instance out of Consul's catalog; with check, only
+// that check of its node.
+func (t *Town) Deregister(ctx context.Context, h *Host, check string) error {
+	body := fmt.Sprintf(`{"Node":%q,"ServiceID":"%s-1"}`, h.Name, h.Service)
+	if check != "" {
+		body = fmt.Sprintf(`{"Node":%q,"CheckID":%q}`, h.Name, check)
+	}
+	return t.catalog(ctx, "deregister", body)
+}
+
+// Maintain puts a host's node into maintenance, as consul maint does.
+func (t *Town) Maintain(ctx context.Context, h *Host) error {
+	return t.catalog(ctx, "register", fmt.Sprintf(`{"Node":%q,"Address":%q,"Check":{"CheckID":"_node_maintenance","Name":"Node Maintenance Mode","Status":"critical"}}`, h.Name, h.IP))
+}
+
+func (t *Town) catalog(ctx context.Context, verb, body string) error {
+	_, err := t.Server.Output(ctx, lab.Spec{In: strings.NewReader(body), Args: []string{"curl", "-sf", "-X", "PUT", "--data-binary", "@-",
+		"http://" + t.ConsulHost.IP.String() + ":8500/v1/catalog/" + verb}})
+	return err
+}
+
 // SetHealth registers it with a check in the given state.
 func (t *Town) SetHealth(ctx context.Context, h *Host, status string) error {
-	body := fmt.Sprintf(`{"Node":%q,"Address":%q,"Service":{"ID":"%[3]s-1","Service":%[3]q,"Port":8080,"Meta":{"version":%[4]q}},
+	return t.catalog(ctx, "register", fmt.Sprintf(`{"Node":%q,"Address":%q,"Service":{"ID":"%[3]s-1","Service":%[3]q,"Port":8080,"Meta":{"version":%[4]q}},
 		"Checks":[{"Node":%[1]q,"CheckID":"service:%[3]s-1","Name":"program","ServiceID":"%[3]s-1","Status":%[5]q}]}`,
-		h.Name, h.IP, h.Service, h.Version, status)
-	_, err := t.Server.Output(ctx, lab.Spec{In: strings.NewReader(body), Args: []string{"curl", "-sf", "-X", "PUT", "--data-binary", "@-",
-		"http://" + t.ConsulHost.IP.String() + ":8500/v1/catalog/register"}})
-	return err
+		h.Name, h.IP, h.Service, h.Version, status))
 }
 
 // StartServer writes the server's settings and the mesh, starts it, and waits until it is ready.
