@@ -166,7 +166,7 @@ func (a *Agent) CapturePlan(ctx context.Context, ssh string, accept int) (*captu
 	if err != nil {
 		return nil, err
 	}
-	plan, err := a.cap.Plan(ctx, c, a.knows(c, ssh, accept))
+	plan, err := a.cap.Plan(ctx, c, a.knows(ctx, c, ssh, accept))
 	if err != nil {
 		return nil, err
 	}
@@ -178,31 +178,6 @@ func (a *Agent) CapturePlan(ctx context.Context, ssh string, accept int) (*captu
 		plan.Workloads = append(plan.Workloads, capture.PlannedWorkload{Name: h.Workload, Notes: []string{"held, and left out: " + h.Mend}})
 	}
 	return plan, nil
-}
-
-// knows is what the mesh tells of this host's connections.
-func (a *Agent) knows(c capture.Config, ssh string, accept int) capture.Known {
-	out := capture.Known{FoundBy: map[string]string{}, Accept: accept}
-	a.mu.Lock()
-	for _, w := range a.workloads {
-		out.FoundBy[w.key()] = w.who.by
-	}
-	a.mu.Unlock()
-	virtual := map[netip.Addr]string{}
-	a.memory.look(func(s *state) {
-		for _, n := range s.Names {
-			for _, text := range []string{n.V4, n.V6} {
-				if addr, err := netip.ParseAddr(text); err == nil {
-					virtual[addr] = n.Service
-				}
-			}
-		}
-	})
-	out.Service = func(at netip.AddrPort) string { return virtual[at.Addr().Unmap()] }
-	if ssh != "" && len(c.Sessions) > 0 {
-		out.Operator = &c.Sessions[0]
-	}
-	return out
 }
 
 const (
@@ -234,7 +209,7 @@ func (a *Agent) CaptureApply(ctx context.Context, req api.CaptureApply) (Capture
 	for _, w := range c.Workloads {
 		out.Workloads = append(out.Workloads, w.Name)
 	}
-	plan, err := a.cap.Plan(ctx, c, a.knows(c, req.SSH, req.Accept))
+	plan, err := a.cap.Plan(ctx, c, a.knows(ctx, c, req.SSH, req.Accept))
 	if err != nil {
 		return out, err
 	}

@@ -14,6 +14,7 @@ type fakeCapture struct {
 	st     capture.Status
 	broken string // a probe's complaint
 	stop   string // the plan's
+	known  capture.Known
 }
 
 func (f *fakeCapture) Run(ctx context.Context) error {
@@ -52,13 +53,14 @@ func (f *fakeCapture) SetDNS(_ context.Context, on bool) error {
 	return nil
 }
 
-func (f *fakeCapture) Plan(_ context.Context, c capture.Config, _ capture.Known) (*capture.Plan, error) {
+func (f *fakeCapture) Plan(_ context.Context, c capture.Config, known capture.Known) (*capture.Plan, error) {
 	out := &capture.Plan{}
 	for _, w := range c.Workloads {
 		out.Workloads = append(out.Workloads, capture.PlannedWorkload{Name: w.Name})
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	f.known = known
 	if f.stop != "" {
 		out.Stops = []capture.Stop{{Workload: "web", What: f.stop, Mend: "bring them in"}}
 	}

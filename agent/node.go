@@ -209,7 +209,7 @@ func keepMembers(said []placement, s *state) []placement {
 func placements(in []*keregev1.Placement) []placement {
 	out := []placement{}
 	for _, p := range in {
-		x := placement{Service: p.GetService(), Workload: p.GetWorkload(), Addresses: p.GetAddresses(), Source: p.GetSource()}
+		x := placement{Service: p.GetService(), Workload: p.GetWorkload(), Addresses: p.GetAddresses(), Source: p.GetSource(), MTLS: p.GetMtls()}
 		for _, port := range p.GetPorts() {
 			if port > 0 && port < 1<<16 {
 				x.Ports = append(x.Ports, uint16(port))

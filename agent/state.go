@@ -39,6 +39,7 @@ type placement struct {
 	Ports     []uint16 `json:"ports,omitempty"`
 	Addresses []string `json:"addresses,omitempty"`
 	Source    string   `json:"source,omitempty"`
+	MTLS      string   `json:"mtls,omitempty"` // strict | permissive | disabled; "": a server that does not say
 	Gone      bool     `json:"gone,omitempty"` // no registry says so any more, and it has not left
 }
 

@@ -19,6 +19,7 @@ type Known struct {
 	HostName func(netip.Addr) string     // "" if it has none
 	Service  func(netip.AddrPort) string // the mesh's service at this address; "" if none
 	Outbound string                      // any | registered: what calls of no service meet
+	Unknown  string                      // why InMesh, HostName and Service know nothing; "": they do
 	Accept   int                         // callers whose refusal is accepted: -accept-refusals
 	Operator *Session                    // the session in which this is asked
 }
@@ -32,7 +33,8 @@ type Plan struct {
 	Host      PlannedHost       `json:"host"`
 	Rules     []string          `json:"rules"`
 	Checks    []Check           `json:"checks"`
-	Stops     []Stop            `json:"stops,omitempty"` // not empty: exit code 2
+	Stops     []Stop            `json:"stops,omitempty"`   // not empty: exit code 2
+	Unknown   string            `json:"unknown,omitempty"` // why it is not known who of the hosts is in the mesh
 }
 
 // PlannedWorkload is one workload with what is open now.
@@ -90,7 +92,7 @@ type Check struct {
 // Plan looks at the host and writes nothing.
 func (m *Manager) Plan(ctx context.Context, c Config, known Known) (*Plan, error) {
 	c = c.clone()
-	p := &Plan{Never: neverText(c), Operator: known.Operator, Stops: c.Check()}
+	p := &Plan{Never: neverText(c), Operator: known.Operator, Stops: c.Check(), Unknown: known.Unknown}
 	p.check("workloads", len(p.Stops) == 0)
 	p.Rules = c.RuleText()
 	for _, w := range c.Workloads {
@@ -250,6 +252,8 @@ func planWorkload(c Config, w Workload, known Known) (PlannedWorkload, error) {
 		held[s.local.Port()] = held[s.local.Port()] || s.state == listen
 		switch {
 		case s.state != established && s.state != synSent:
+		case inbound && (s.peer.Addr().IsLoopback() || s.peer.Addr() == s.local.Addr()):
+			// From this host itself: that is not captured.
 		case inbound:
 			callers[s.peer.Addr()]++
 		case (w.Netns != "" || slices.Contains(w.UIDs, s.uid)) && w.Slice == "" && !s.peer.Addr().IsLoopback() && !slices.Contains(c.EnvoyUIDs, s.uid):
@@ -278,6 +282,26 @@ func planWorkload(c Config, w Workload, known Known) (PlannedWorkload, error) {
 	return out, nil
 }
 
+// Peers lists the hosts that have connections to the workloads' ports, and where
+// the workloads' own connections go: whom to ask the mesh about before Plan.
+func Peers(c Config) (hosts []netip.Addr, destinations []netip.AddrPort, err error) {
+	for _, w := range c.Workloads {
+		now, err := planWorkload(c, w, Known{})
+		if err != nil {
+			return nil, nil, err
+		}
+		for _, caller := range now.Callers {
+			hosts = append(hosts, caller.Addr)
+		}
+		for _, d := range now.Outside {
+			destinations = append(destinations, d.Addr)
+		}
+	}
+	slices.SortFunc(hosts, netip.Addr.Compare)
+	slices.SortFunc(destinations, netip.AddrPort.Compare)
+	return slices.Compact(hosts), slices.Compact(destinations), nil
+}
+
 func ask[K any](f func(K) string, k K) string {
 	if f == nil {
 		return ""
@@ -303,7 +327,11 @@ func (w Workload) describe() string {
 	if len(w.UIDs) == 0 {
 		return w.short()
 	}
-	return fmt.Sprintf("%s (%s)", cmp.Or(w.User, userName(w.UIDs[0])), w.short())
+	name := cmp.Or(w.User, userName(w.UIDs[0]))
+	if _, err := strconv.ParseUint(name, 10, 32); err == nil {
+		return w.short() // a user without a name
+	}
+	return fmt.Sprintf("%s (%s)", name, w.short())
 }
 
 // neverText is what is never taken, for people.

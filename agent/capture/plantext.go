@@ -28,6 +28,9 @@ func (p *Plan) WriteText(w io.Writer) error {
 	}
 	line("never touched", "%s; %s", ssh, strings.Join(p.Never, "; "))
 	p.writeHost(line)
+	if p.Unknown != "" {
+		line("not known", "who of the callers is in the mesh, so all count as outside: %s", p.Unknown)
+	}
 	for _, s := range p.Stops {
 		b.WriteString("\nstop: " + s.What + "\n      " + s.Mend + "\n")
 	}
@@ -137,13 +140,17 @@ func (x PlannedWorkload) writeInbound(line func(string, string, ...any)) {
 	}
 	out := x.outsiders()
 	line("inbound", "%s → Envoy. Callers now: %s from %s, %d of them in the mesh", portText(x.Ports), count(total, "connection"), count(len(x.Callers), "host"), len(x.Callers)-len(out))
+	which := strconv.Itoa(len(out))
+	if len(out) == len(x.Callers) {
+		which = "all " + which
+	}
 	switch {
 	case x.Mode == "strict" && len(out) > 0:
-		line("", "strict: refuses new connections of %s: %s", count(len(out), "host"), names(out))
+		line("", "strict: %s would be refused: %s", which, names(out))
 	case x.Mode == "strict":
 		line("", "strict: all go on")
 	case x.Mode != "" && len(out) > 0:
-		line("", "%s: all go on. (strict would refuse %s: %s)", x.Mode, count(len(out), "host"), names(out))
+		line("", "%s: all go on. (strict would refuse %s: %s)", x.Mode, which, names(out))
 	case x.Mode != "":
 		line("", "%s: all go on", x.Mode)
 	}
