@@ -1,10 +1,15 @@
 package server
 
 import (
+	"maps"
 	"net/netip"
 	"testing"
+	"time"
 
 	"github.com/kerege/kerege/mesh"
+	"github.com/kerege/kerege/plan"
+	"github.com/kerege/kerege/xds/delta"
+	"github.com/kerege/kerege/xds/serve"
 )
 
 // instance is one that a registry places on a node.
@@ -143,5 +148,34 @@ func TestConsulNamesFollowMembership(t *testing.T) {
 	}
 	if !w.say(member("web")) || flags(w)["web"] {
 		t.Error("it is out again, and its Consul name still leads into the mesh")
+	}
+}
+
+// Of two streams of a proxy the newer counts, and what lies in its mailbox is not accepted.
+func TestProxyStates(t *testing.T) {
+	now := time.Now()
+	nacked := delta.TypeStatus{Type: delta.TypeCluster, State: delta.Nacked, Nacks: []delta.Nack{{Name: "api:80", Words: "no"}}}
+	lags := delta.TypeStatus{Type: delta.TypeListener, State: delta.Stale, Since: now.Add(-3 * time.Second)}
+	row := func(id string, serial uint64, waiting, behind bool, types ...delta.TypeStatus) serve.ProxyStatus {
+		return serve.ProxyStatus{ID: id, Serial: serial, Waiting: waiting, Behind: behind, Status: delta.Status{Types: types}}
+	}
+	all := proxiesOf(now, &mesh.Snapshot{}, []serve.ProxyStatus{
+		row("b/n", 1, false, false, nacked), row("b/n", 5, false, false), row("a/n", 2, true, false), row("c/n", 3, false, true), row("d/n", 4, false, false, lags), row("e/n", 6, false, false, lags, nacked),
+	}, func(mesh.ProxyID) []plan.Problem { return []plan.Problem{{What: "it cannot work"}} })
+	got := map[string]string{}
+	for _, p := range all {
+		got[p.ID] = p.State
+		if len(p.Problems) != 1 || p.Node != "n" {
+			t.Errorf("%+v", p)
+		}
+	}
+	if want := map[string]string{"a/n": "stale", "b/n": "synced", "c/n": "stale", "d/n": "stale", "e/n": "nacked"}; !maps.Equal(got, want) {
+		t.Errorf("%v, want %v", got, want)
+	}
+	if lag := all[3].Types[0].LagSeconds; lag != 3 {
+		t.Errorf("it lags %v s, want 3", lag)
+	}
+	if c := countsOf(all); c.Synced != 1 || c.Stale != 3 || c.Nacked != 1 {
+		t.Errorf("%+v", c)
 	}
 }
