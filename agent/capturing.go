@@ -54,6 +54,11 @@ func (a *Agent) captureConfig(ssh string) (capture.Config, []capture.Stop, error
 	if c.Sessions, err = capture.SSHSessions(ssh); err != nil {
 		return c, nil, fmt.Errorf("looking for SSH sessions, which must survive: %w", err)
 	}
+	if name := a.cfg.Envoy.User; name != "" {
+		if _, err := capture.LookupUser(name); err != nil {
+			return c, nil, fmt.Errorf("finding envoy's user: %w", err)
+		}
+	}
 	var held []capture.Stop
 	a.surveyNow()
 	a.mu.Lock()

@@ -207,7 +207,7 @@ func (a *Agent) serveBootstrap(req *http.Request) (any, error) {
 		if uid, _ := a.owner(w); !trusted(req) && who.uid != uid {
 			a.log.Warn("a user asked for a proxy that is not its own", "workload", k, "uid", who.uid)
 			return nil, &api.Error{Status: http.StatusForbidden, Title: fmt.Sprintf("the proxy of %s runs as user %d, and you are %d", k, uid, who.uid),
-				Detail: "run kerege envoy as that user; agent.hcl says in capture { exclude_users } which one it is, else it is kerege-envoy-" + k + " where that user is, and kerege-envoy"}
+				Detail: "run kerege envoy as that user; it is kerege-envoy-" + w.Service + " where that user exists, else the one that agent.hcl says in envoy { user }, else kerege-envoy"}
 		}
 		r := a.proxy(k)
 		if r == nil || r.owner != a.ownerPair(w) {

@@ -218,18 +218,22 @@ func byListener(w *workload, unit string, find finder) (who, error) {
 // owner is the user that a workload's Envoy runs as: its sockets are that user's.
 // -1: the agent's own.
 func (a *Agent) owner(w *workload) (uid, gid int) {
-	for _, name := range []string{"kerege-envoy-" + w.Service, "kerege-envoy"} {
-		if u, err := user.Lookup(name); err == nil {
+	names := []string{"kerege-envoy-" + w.Service, "kerege-envoy"}
+	if own := a.cfg.Envoy.User; own != "" {
+		// One that does not exist is not replaced by another: the socket would be a stranger's.
+		names[1] = own
+	} else {
+		names = append(names, a.excludedUsers(w)...)
+	}
+	for _, name := range names {
+		uid, err := capture.LookupUser(name)
+		if err != nil {
+			continue
+		}
+		if u, err := user.LookupId(strconv.Itoa(int(uid))); err == nil {
 			return ids(u)
 		}
-	}
-	for _, n := range a.excludedUsers(w) {
-		if uid, err := capture.LookupUser(n); err == nil {
-			if u, err := user.LookupId(strconv.Itoa(int(uid))); err == nil {
-				return ids(u)
-			}
-			return int(uid), int(uid)
-		}
+		return int(uid), int(uid) // a number without a name
 	}
 	return -1, -1
 }

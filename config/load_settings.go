@@ -30,6 +30,13 @@ func checkUser(s string) (string, string) {
 	return "", ""
 }
 
+func checkProxyUser(s string) (string, string) {
+	if s == "root" || s == "0" {
+		return "would leave all of root's traffic out of the capture, the applications' too", "Give the proxies a user of their own."
+	}
+	return checkUser(s)
+}
+
 var unitPattern = regexp.MustCompile(`^[A-Za-z0-9:_.@\\-]{1,255}$`)
 
 func checkUnit(suffix string) func(string) (string, string) {
@@ -164,7 +171,7 @@ func agent(p *parser, root *node) (*Agent, Diagnostics) {
 		out.Join.TokenFile = x.text("token_file")
 	}
 	if x := root.block("envoy"); x != nil {
-		out.Envoy = Envoy{Path: or(x.text("path"), "envoy"), Concurrency: x.int("concurrency"),
+		out.Envoy = Envoy{Path: or(x.text("path"), "envoy"), User: x.text("user"), Concurrency: x.int("concurrency"),
 			DrainDelay: orTime(x.time("drain_delay"), 5*time.Second), DrainTimeout: orTime(x.time("drain_timeout"), 30*time.Second)}
 	}
 	if x := root.block("dns"); x != nil {

@@ -32,11 +32,12 @@ func serverSchema() *block {
 }
 
 var (
-	nodeName = &typ{kind: kindText, name: "name of a host", example: `"vm-12"`, check: checkNode, code: codeName}
-	userName = &typ{kind: kindText, name: "user", example: `"web"`, check: checkUser, code: codeName}
-	unitName = &typ{kind: kindText, name: "systemd unit", example: `"web.service"`, check: checkUnit(".service"), code: codeName}
-	slice    = &typ{kind: kindText, name: "systemd slice", example: `"web.slice"`, check: checkUnit(".slice"), code: codeName}
-	secret   = &typ{kind: kindText, name: "secret", example: `"…"`, check: checkFilled}
+	nodeName  = &typ{kind: kindText, name: "name of a host", example: `"vm-12"`, check: checkNode, code: codeName}
+	userName  = &typ{kind: kindText, name: "user", example: `"web"`, check: checkUser, code: codeName}
+	proxyUser = &typ{kind: kindText, name: "user", example: `"kerege-envoy"`, check: checkProxyUser, code: codeName}
+	unitName  = &typ{kind: kindText, name: "systemd unit", example: `"web.service"`, check: checkUnit(".service"), code: codeName}
+	slice     = &typ{kind: kindText, name: "systemd slice", example: `"web.slice"`, check: checkUnit(".slice"), code: codeName}
+	secret    = &typ{kind: kindText, name: "secret", example: `"…"`, check: checkFilled}
 )
 
 func commonAttrs() []*attr {
@@ -99,6 +100,7 @@ func agentSchema() *block {
 		}},
 		{name: "envoy", doc: "How this node's proxies run.", attrs: []*attr{
 			{name: "path", typ: filled, def: `"envoy"`, doc: "The binary; a bare name is looked up in PATH."},
+			{name: "user", typ: proxyUser, def: `"kerege-envoy"`, doc: "User that the proxies run as, and whose traffic is never captured; a service's own user, kerege-envoy-SERVICE, goes before it where that exists."},
 			{name: "concurrency", typ: whole(1, 256), def: "one a CPU", doc: "Worker threads of a proxy."},
 			{name: "drain_delay", typ: durationOrZero, def: `"5s"`, doc: "Between leaving the registry and draining."},
 			{name: "drain_timeout", typ: durationOrZero, def: `"30s"`, doc: "Longest wait for calls in flight."},

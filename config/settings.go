@@ -130,6 +130,7 @@ type Join struct {
 // Envoy is how this node's proxies run.
 type Envoy struct {
 	Path         string // the binary; "envoy" is looked up in PATH
+	User         string // whom it runs as; "": kerege-envoy, or the first of capture's exclude_users
 	Concurrency  int    // worker threads; 0 is one a CPU
 	DrainDelay   time.Duration
 	DrainTimeout time.Duration

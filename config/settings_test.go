@@ -19,7 +19,7 @@ func write(t *testing.T, dir, name, text string) {
 
 func TestSettingsMerge(t *testing.T) {
 	dir := t.TempDir()
-	write(t, dir, "agent.hcl", "node = \"vm-1\"\nconsul {\n  address = \"10.0.0.1:8500\"\n  token   = \"s3cr3t\"\n}\nworkload \"web\" { user = \"web\" }\n")
+	write(t, dir, "agent.hcl", "node = \"vm-1\"\nenvoy { user = \"proxy\" }\nconsul {\n  address = \"10.0.0.1:8500\"\n  token   = \"s3cr3t\"\n}\nworkload \"web\" { user = \"web\" }\n")
 	write(t, dir, "server.hcl", "first_grace = \"0s\"\nmesh = [\"/srv/mesh\"]\nca { leaf_ttl = \"1h\" }\n")
 	write(t, dir, "common.hcl", "log_level = \"debug\"\nrun_dir = \"/run/a\"\n")
 	write(t, dir, "zz.json", `{"run_dir": "/run/b", "consul": {"address": "10.0.0.2:8500", "token_file": "/etc/kerege.d/secrets/consul"}}`)
@@ -32,7 +32,7 @@ func TestSettingsMerge(t *testing.T) {
 	if len(diags) > 0 {
 		t.Fatal(rendered(diags))
 	}
-	if a.Node != "vm-1" || a.RunDir != "/run/b" || a.Log.Level != "debug" || len(a.Workloads) != 1 || a.Workloads[0].User != "web" {
+	if a.Node != "vm-1" || a.RunDir != "/run/b" || a.Log.Level != "debug" || len(a.Workloads) != 1 || a.Envoy.User != "proxy" || a.Workloads[0].User != "web" {
 		t.Errorf("got %+v", a)
 	}
 	if a.Consul.Address != "10.0.0.2:8500" || a.Consul.Token != "" || a.Consul.TokenFile == "" {
@@ -75,6 +75,7 @@ func TestSettingsRefused(t *testing.T) {
 		`first_grace = "1s"`:                                   "Move it to server.hcl",
 		`workload "web" { user = "root" }`:                     "all of root's traffic",
 		`workload "web" { user = "0" }`:                        "all of root's traffic",
+		`envoy { user = "0" }`:                                 "out of the capture",
 		`workload "web" { unit = "web" }`:                      "does not name a service",
 		"workload \"web\" {\n user = \"w\"\n netns = \"w\"\n}": "user and netns exclude each other",
 		`workload "Web" {}`:                                    "upper-case letter",
