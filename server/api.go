@@ -119,14 +119,15 @@ func (s *Server) listenAPI(start func(string, func(context.Context) error)) (sto
 		return nil, err
 	}
 	servers := []*http.Server{{Handler: mux, ReadHeaderTimeout: 10 * time.Second, MaxHeaderBytes: 16 << 10}}
-	start("serving the local API", func(context.Context) error { return served(servers[0].Serve(local)) })
+	socket := servers[0]
+	start("serving the local API", func(context.Context) error { return served(socket.Serve(local)) })
 	if s.cfg.Addresses.HTTPS != "none" {
 		public := http.NewServeMux()
 		public.HandleFunc("GET /healthz", s.healthz)
 		public.Handle("/", requireToken(func() string { return s.secret }, mux))
 		l, err := net.Listen("tcp", s.cfg.Addresses.HTTPS)
 		if err != nil {
-			servers[0].Close()
+			socket.Close()
 			return nil, fmt.Errorf("listening for the API: %w", err)
 		}
 		https := &http.Server{Handler: public, TLSConfig: s.cert.HTTPS(), ReadHeaderTimeout: 10 * time.Second, MaxHeaderBytes: 16 << 10, ErrorLog: nil}
