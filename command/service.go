@@ -26,6 +26,11 @@ func feedWatchdog(ctx context.Context, log hclog.Logger, notify telemetry.Notifi
 		tick := time.NewTicker(every / 2)
 		defer tick.Stop()
 		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-tick.C:
+			}
 			asking, done := context.WithTimeout(ctx, every/2)
 			err := check(asking)
 			done()
@@ -36,11 +41,6 @@ func feedWatchdog(ctx context.Context, log hclog.Logger, notify telemetry.Notifi
 				tell(log, notify.Alive())
 			} else {
 				log.Error("this process does not answer itself: the watchdog is not fed", "error", err)
-			}
-			select {
-			case <-ctx.Done():
-				return
-			case <-tick.C:
 			}
 		}
 	})
