@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"runtime"
+	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -45,6 +47,7 @@ func runClient(addr string, s shape, idFormat string) error {
 		}
 		return proxyName(i) + "/" + nodeName(i)
 	}}
+	debug.SetGCPercent(400)
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	took, err := f.connect(ctx, addr)
@@ -145,6 +148,7 @@ func (f *fleet) expect(o order) answer {
 	w := &watch{mark: protowire.AppendVarint(protowire.AppendTag(nil, 3, protowire.VarintType), uint64(port)),
 		seen: map[int]int64{}, left: o.Count, done: make(chan struct{})}
 	f.watch.Store(w)
+	runtime.GC() // the load generator's garbage is nobody's latency
 	say(answer{Armed: true, Bytes: f.bytes.Load(), Messages: f.messages.Load()})
 	a := answer{}
 	select {

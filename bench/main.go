@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -13,7 +14,7 @@ import (
 
 type flags struct {
 	role, addr, ids, out, peer, consul, profile, registry string
-	rounds, warmup                                        int
+	rounds, warmup, peerRounds                            int
 	shape                                                 shape
 }
 
@@ -27,7 +28,8 @@ func main() {
 	flag.IntVar(&f.shape.U, "u", 10, "upstreams a proxy")
 	flag.IntVar(&f.rounds, "rounds", 30, "rounds a case")
 	flag.IntVar(&f.warmup, "warmup", 3, "rounds before, not counted")
-	flag.StringVar(&f.peer, "peer", "consul", "consul (its own xDS, limits off), consul-defaults, or none")
+	flag.IntVar(&f.peerRounds, "peer-rounds", 10, "rounds a case of peers, of which one takes seconds")
+	flag.StringVar(&f.peer, "peer", "consul,consul-defaults", "peers with commas between: consul (its own xDS, limits off), consul-defaults; or none")
 	flag.StringVar(&f.consul, "consul", "", "the Consul binary; default: the pinned one in the cache")
 	flag.StringVar(&f.out, "out", "out/bench.json", "where the figures go")
 	flag.StringVar(&f.registry, "registry", "", "for the program's own processes")
@@ -72,7 +74,7 @@ func run(f flags) error {
 		func() (*contender, error) { return own("kerege's ADS alone", "ads", f.shape) },
 		func() (*contender, error) { return own("kerege", "kerege", f.shape, "-profile", f.profile) },
 	}
-	if f.peer != "none" {
+	if len(f.peers()) > 0 {
 		starts = append(starts, func() (*contender, error) { return keregeOnConsul("kerege, on Consul", f.binary(), f.shape) })
 	}
 	for _, start := range starts {
@@ -86,27 +88,36 @@ func run(f flags) error {
 		ours = append(ours, c)
 		results = append(results, &c.result)
 	}
-	if err := rounds(f, ours...); err != nil {
+	if err := rounds(f, f.rounds, ours...); err != nil {
 		return err
 	}
 	for _, c := range ours {
 		c.stop()
 	}
 	ours = nil
-	if f.peer != "none" {
-		fmt.Fprintf(os.Stderr, "now %s with its own xDS; this takes minutes\n", f.peer)
-		peer, err := peerConsul(f.peer, f.binary(), f.peer == "consul", f.shape)
+	for _, name := range f.peers() {
+		fmt.Fprintf(os.Stderr, "now %s with its own xDS; this takes minutes\n", name)
+		peer, err := peerConsul(name, f.binary(), name == "consul", f.shape)
 		if err != nil {
 			return err
 		}
-		ours = append(ours, peer)
-		if err := rounds(f, peer); err != nil {
+		ours = []*contender{peer}
+		if err := rounds(f, min(f.rounds, f.peerRounds), peer); err != nil {
 			return err
 		}
+		peer.stop()
+		ours = nil
 		results = append(results, &peer.result)
 	}
 	report(results, f.shape.P)
 	return write(f, results)
+}
+
+func (f flags) peers() []string {
+	if f.peer == "none" || f.peer == "" {
+		return nil
+	}
+	return strings.Split(f.peer, ",")
 }
 
 func (f flags) binary() string {
@@ -124,7 +135,7 @@ func (f flags) binary() string {
 }
 
 // rounds runs every case, the contenders in turns.
-func rounds(f flags, cs ...*contender) error {
+func rounds(f flags, n int, cs ...*contender) error {
 	for _, kind := range []struct {
 		name    string
 		service int
@@ -132,7 +143,7 @@ func rounds(f flags, cs ...*contender) error {
 		for _, c := range cs {
 			c.result.Cases = append(c.result.Cases, &Case{Name: kind.name, Dependents: f.shape.dependents(kind.service)})
 		}
-		for r := range f.warmup + f.rounds {
+		for r := range f.warmup + n {
 			for _, c := range cs {
 				if err := c.round(c.result.Cases[len(c.result.Cases)-1], kind.service, r >= f.warmup); err != nil {
 					return fmt.Errorf("round %d of %q: %w", r, kind.name, err)
@@ -152,12 +163,12 @@ func report(results []*Result, p int) {
 	for i := range floor.Cases {
 		fmt.Printf("\nregister-to-eds and change-cost, %s (%d streams)\n", floor.Cases[i].Name, floor.Cases[i].Dependents)
 		w := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', tabwriter.AlignRight)
-		fmt.Fprintln(w, "\tp50\tp99\tlast\tserver CPU\tbytes\tmessages\tp99 / floor\tCPU / floor\t")
+		fmt.Fprintln(w, "\tp50\tp99\tlast\tserver CPU\tbytes\tmessages\tp99 / floor\tof a round\tCPU / floor\t")
 		for _, r := range results {
 			c := r.Cases[i]
 			f := floor.Cases[i]
-			fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%d\t%d\t%.2f\t%.2f\t\n", r.Name, ms(c.P50), ms(c.P99), ms(c.Last), ms(c.CPU), c.Bytes, c.Messages,
-				float64(c.P99)/float64(f.P99), float64(c.CPU)/float64(f.CPU))
+			fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%d\t%d\t%.2f\t%s\t%.2f\t\n", r.Name, ms(c.P50), ms(c.P99), ms(c.Last), ms(c.CPU), c.Bytes, c.Messages,
+				float64(c.P99)/float64(f.P99), ofARound(c, f), float64(c.CPU)/float64(f.CPU))
 		}
 		w.Flush()
 	}
@@ -169,6 +180,22 @@ func report(results []*Result, p int) {
 	}
 	w.Flush()
 	fmt.Println("\n" + strings.TrimSpace(notAlike))
+}
+
+// ofARound is the median over rounds of a round's p99 against that of the floor's
+// round just before, which the machine's other work disturbs less; peers have no
+// floor beside them.
+func ofARound(c, floor *Case) string {
+	if len(c.p99) == 0 || len(c.p99) != len(floor.p99) {
+		return ""
+	}
+	var list []float64
+	for i, d := range c.p99 {
+		list = append(list, float64(d)/float64(floor.p99[i]))
+	}
+	slices.Sort(list)
+	c.OfRound = list[len(list)/2]
+	return fmt.Sprintf("%.2f", c.OfRound)
 }
 
 // notAlike says what the figures do not compare.

@@ -39,9 +39,11 @@ type Case struct {
 	Last       time.Duration // median over rounds of the last stream
 	CPU        time.Duration // of the server, median over rounds
 	CPUMean    time.Duration
-	Bytes      int64 // median over rounds, of all messages
-	Messages   int64 // median over rounds
+	Bytes      int64   // median over rounds, of all messages
+	Messages   int64   // median over rounds
+	OfRound    float64 // median over rounds of a round's p99 against the floor's
 	all, last  []time.Duration
+	p99        []time.Duration // of each round
 	cpu        []time.Duration
 	bytes, msg []int64
 }
@@ -70,12 +72,14 @@ func (c *contender) round(cs *Case, service int, counts bool) error {
 	spent := cpu(c.pid) - before
 	if counts {
 		last := time.Duration(0)
+		mine := len(cs.all)
 		for _, t := range got.Seen {
 			d := time.Duration(t - at)
 			cs.all = append(cs.all, d)
 			last = max(last, d)
 		}
 		cs.last = append(cs.last, last)
+		cs.p99 = append(cs.p99, quantile(cs.all[mine:], 0.99))
 		cs.cpu = append(cs.cpu, spent)
 		cs.bytes = append(cs.bytes, got.Bytes-a.Bytes)
 		cs.msg = append(cs.msg, got.Messages-a.Messages)
