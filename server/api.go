@@ -125,12 +125,16 @@ func (s *Server) listenAPI(start func(string, func(context.Context) error)) (sto
 		public := http.NewServeMux()
 		public.HandleFunc("GET /healthz", s.healthz)
 		public.Handle("/", requireToken(func() string { return s.secret }, mux))
-		l, err := net.Listen("tcp", s.cfg.Addresses.HTTPS)
+		tlsConfig, err := s.httpsConfig()
+		var l net.Listener
+		if err == nil {
+			l, err = net.Listen("tcp", s.cfg.Addresses.HTTPS)
+		}
 		if err != nil {
 			socket.Close()
 			return nil, fmt.Errorf("listening for the API: %w", err)
 		}
-		https := &http.Server{Handler: public, TLSConfig: s.cert.HTTPS(), ReadHeaderTimeout: 10 * time.Second, MaxHeaderBytes: 16 << 10, ErrorLog: nil}
+		https := &http.Server{Handler: public, TLSConfig: tlsConfig, ReadHeaderTimeout: 10 * time.Second, MaxHeaderBytes: 16 << 10, ErrorLog: nil}
 		servers = append(servers, https)
 		start("serving the API", func(context.Context) error { return served(https.ServeTLS(l, "", "")) })
 	}
