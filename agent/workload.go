@@ -163,6 +163,9 @@ func identifyProgram(w *workload, find finder) (who, error) {
 		return byListener(w, "", find)
 	case own.Netns != "":
 		path := filepath.Join("/run/netns", own.Netns)
+		if _, err := find(path, w.Ports...); err != nil {
+			return who{}, err // a namespace that cannot be entered must not keep the others out
+		}
 		return who{by: "agent.hcl: netns " + own.Netns, netns: path}, nil
 	case own.Slice != "":
 		return who{by: "agent.hcl: slice " + own.Slice, slice: capture.SlicePath(own.Slice)}, nil

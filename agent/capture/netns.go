@@ -10,7 +10,7 @@ import (
 )
 
 // errGone says that a network namespace is no more, and its rules with it.
-var errGone = errors.New("the network namespace is gone")
+var errGone = errors.New("the network namespace is not there (any more)")
 
 // InNamespace runs do on a thread that is in the network namespace at path
 // ("" is the caller's own), and so what do starts there. The thread ends with
@@ -31,7 +31,11 @@ func InNamespace(path string, do func() error) error {
 				return fmt.Errorf("opening network namespace %s: %w", path, err)
 			}
 			defer handle.Close()
-			if err := netns.Set(handle); err != nil {
+			err = netns.Set(handle)
+			if errors.Is(err, fs.ErrPermission) {
+				return fmt.Errorf("entering network namespace %s: not permitted: the agent needs CAP_SYS_ADMIN for it, and RestrictNamespaces=net, which the drop-in kerege-agent-netns.conf gives its unit", path)
+			}
+			if err != nil {
 				return fmt.Errorf("entering network namespace %s: %w", path, err)
 			}
 			return do()

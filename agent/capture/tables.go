@@ -218,5 +218,6 @@ func said(cmd *exec.Cmd, err error) error {
 	if !errors.As(err, &e) {
 		return err
 	}
-	return &exited{strings.Join(cmd.Args, " "), e.ExitCode(), strings.TrimSpace(string(e.Stderr))}
+	text := strings.ReplaceAll(strings.TrimSpace(string(e.Stderr)), "(you must be root)", "(the agent needs CAP_NET_ADMIN and CAP_NET_RAW, which its unit kerege-agent.service gives it)")
+	return &exited{strings.Join(cmd.Args, " "), e.ExitCode(), text}
 }

@@ -122,6 +122,7 @@ hostname "$(cat etc/hostname)"
 pivot_root . mnt
 cd /
 umount -l /mnt
+mount --make-rshared / # as systemd does where it is no container
 exec env -i container=lab PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin /lib/systemd/systemd --system --unit=multi-user.target --show-status=no
 ' "$0" "$1"`
 
