@@ -13,10 +13,11 @@ import (
 )
 
 // Find returns the path of envoy, consul or nomad: the environment variable of
-// the same name in capitals where it is set, else the copy that `make tools`
-// put into the user's cache.
+// the same name in capitals where it names a program, else the copy that `make
+// tools` put into the user's cache. The 1 of `make demo CONSUL=1`, which make
+// hands on to everything it starts, names none.
 func Find(name string) (string, error) {
-	if p := os.Getenv(strings.ToUpper(name)); p != "" {
+	if p := os.Getenv(strings.ToUpper(name)); p != "" && p != "1" {
 		return p, nil
 	}
 	cache, err := os.UserCacheDir()
