@@ -174,9 +174,9 @@ func report(results []*Result, p int) {
 	}
 	fmt.Println("\ncold start of all streams")
 	w := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintln(w, "\ttook\tserver CPU\tbytes a stream\tRSS before\tRSS\ta proxy\t")
+	fmt.Fprintln(w, "\ttook\tserver CPU\tclients' CPU\tbytes a stream\tRSS before\tRSS\ta proxy\t")
 	for _, r := range results {
-		fmt.Fprintf(w, "%s\t%s\t%s\t%d\t%d MiB\t%d MiB\t%d KiB\t\n", r.Name, ms(r.ColdStart), ms(r.ColdCPU), r.ColdBytes, r.Idle>>20, r.RSS>>20, (r.RSS-r.Idle)>>10/int64(p))
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%d\t%d MiB\t%d MiB\t%d KiB\t\n", r.Name, ms(r.ColdStart), ms(r.ColdCPU), ms(r.Clients), r.ColdBytes, r.Idle>>20, r.RSS>>20, (r.RSS-r.Idle)>>10/int64(p))
 	}
 	w.Flush()
 	fmt.Println("\n" + strings.TrimSpace(notAlike))

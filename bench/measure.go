@@ -24,9 +24,10 @@ type Result struct {
 	Name      string
 	ColdStart time.Duration // until every stream held all
 	ColdCPU   time.Duration
-	ColdBytes int64 // a stream
-	Idle      int64 // resident memory before the first stream, bytes
-	RSS       int64 // with all streams
+	Clients   time.Duration // CPU of the clients in the cold start
+	ColdBytes int64         // a stream
+	Idle      int64         // resident memory before the first stream, bytes
+	RSS       int64         // with all streams
 	Cases     []*Case
 }
 
@@ -149,6 +150,7 @@ func (c *contender) connect(addr, ids string, s shape) error {
 		return err
 	}
 	c.result.ColdStart, c.result.ColdCPU = a.Took, cpu(c.pid)-before
+	c.result.Clients = cpu(fleet.cmd.Process.Pid)
 	c.result.ColdBytes = a.Bytes / int64(s.P)
 	if err := c.calm(); err != nil {
 		return err
