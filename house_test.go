@@ -34,6 +34,7 @@ var imports = map[string][]string{
 	"registry/nomad":  {"mesh"},
 	"registry/file":   {"mesh", "config"},
 	"ca":              {"mesh", "api/..."},
+	"ca/jwt":          {},
 	"agent":           {"agent/...", "mesh", "config", "telemetry", "api", "api/..."},
 	"agent/identity":  {"mesh", "api/...", "agent/seal"},
 	"agent/seal":      {},
@@ -42,7 +43,7 @@ var imports = map[string][]string{
 	"agent/envoy":     {"mesh"},
 	"agent/capture":   {},
 	"agent/dns":       {},
-	"server":          {"registry", "registry/...", "plan", "xds", "xds/...", "ca", "config", "telemetry", "mesh", "policy", "api", "api/..."},
+	"server":          {"registry", "registry/...", "plan", "xds", "xds/...", "ca", "ca/jwt", "config", "telemetry", "mesh", "policy", "api", "api/..."},
 	"telemetry":       {},
 	"tools":           {},
 }
@@ -52,6 +53,7 @@ var homes = map[string][]string{
 	"github.com/hashicorp/consul/api":         {"registry/consul"},
 	"github.com/hashicorp/nomad/api":          {"registry/nomad"},
 	"github.com/coreos/go-iptables":           {"agent/capture"},
+	"github.com/go-jose/go-jose":              {"ca/jwt"},
 	"github.com/hashicorp/hcl":                {"config"},
 	"github.com/envoyproxy/go-control-plane/": {"xds", "xds/delta", "xds/serve", "agent/sds", "agent/envoy", "agent/relay"},
 }
