@@ -188,6 +188,10 @@ func restarts(t *testing.T, ctx context.Context, r *Root, web program, other *to
 // the program was started.
 func rebooted(t *testing.T, ctx context.Context, r *Root) {
 	t.Helper()
+	// A program that is ordered after the agent alone sees the rules, too.
+	must(t, r.Write("/etc/systemd/system/early.service", "[Unit]\nWants=kerege-agent.service\nAfter=kerege-agent.service\n"+
+		"[Service]\nType=oneshot\nExecStart=/bin/sh -c 'iptables-save -t nat > /root/early.rules'\n[Install]\nWantedBy=multi-user.target\n"))
+	run(t, ctx, r, "systemctl enable early 2>&1")
 	must(t, r.PowerOff(ctx))
 	if rules, err := r.Rules(ctx); err != nil || strings.Contains(rules, "KEREGE") {
 		t.Fatalf("rules outlived the reboot: %v\n%s", err, rules)
@@ -198,8 +202,10 @@ func rebooted(t *testing.T, ctx context.Context, r *Root) {
 	began := time.Now()
 	must(t, r.Boot(ctx))
 	t.Logf("booted, captured and serving after %s", time.Since(began).Round(time.Millisecond))
-	if out := run(t, ctx, r, "cat /root/witness.rules"); !strings.Contains(out, "KEREGE") {
-		t.Errorf("the program was started before capture was back:\n%s", out)
+	for _, witness := range []string{"witness", "early"} {
+		if out := run(t, ctx, r, "cat /root/"+witness+".rules"); !strings.Contains(out, "KEREGE") {
+			t.Errorf("%s was started before capture was back:\n%s", witness, out)
+		}
 	}
 	out := run(t, ctx, r, "systemctl show -P ActiveEnterTimestampMonotonic kerege-agent kerege-envoy@web; systemctl show -P InactiveExitTimestampMonotonic web")
 	var agent, envoy, app int64
@@ -209,5 +215,5 @@ func rebooted(t *testing.T, ctx context.Context, r *Root) {
 	if out := run(t, ctx, r, "journalctl -b -u web --no-pager"); !strings.Contains(out, "200 new") {
 		t.Errorf("the program's first call: %s", out)
 	}
-	run(t, ctx, r, "rm /etc/systemd/system/web.service.d/witness.conf /root/witness.rules; systemctl daemon-reload")
+	run(t, ctx, r, "systemctl disable early 2>&1; rm /etc/systemd/system/web.service.d/witness.conf /etc/systemd/system/early.service /root/*.rules; systemctl daemon-reload")
 }
