@@ -87,6 +87,19 @@ func TestWhatIsWrongWithAHost(t *testing.T) {
 	if after := tables(t, ctx, r); after != before {
 		t.Errorf("left on the host: %s", after)
 	}
+	// Where iptables is the legacy one, its lock is root's: tmpfiles.d gives the agent a share.
+	run(t, ctx, r, "ln -sf /usr/sbin/iptables-legacy /etc/alternatives/iptables; ln -sf /usr/sbin/ip6tables-legacy /etc/alternatives/ip6tables; systemctl restart kerege-agent")
+	must(t, lab.Until(ctx, 20*time.Second, "rules in the legacy tables", func() error {
+		out, _ := r.Run(ctx, "kerege capture apply -manual -undo 50s")
+		if rules, _ := r.Run(ctx, "iptables-legacy-save"); !strings.Contains(rules, "KEREGE") {
+			return errText(out + rules)
+		}
+		return nil
+	}))
+	run(t, ctx, r, "kerege capture remove")
+	if rules := lab.NormaliseRules(run(t, ctx, r, "iptables-legacy-save; ip6tables-legacy-save")); rules != "" {
+		t.Errorf("left in the legacy tables: %s", rules)
+	}
 	if out, _ := r.Run(ctx, "systemd-analyze security --no-pager kerege-agent.service | tail -1"); !strings.Contains(out, "OK") {
 		t.Errorf("with the drop-in: %s", out)
 	}
