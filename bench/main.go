@@ -85,6 +85,7 @@ func run(f flags) error {
 		if err != nil {
 			return err
 		}
+		c.result.beside = true
 		ours = append(ours, c)
 		results = append(results, &c.result)
 	}
@@ -168,7 +169,7 @@ func report(results []*Result, p int) {
 			c := r.Cases[i]
 			f := floor.Cases[i]
 			fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%d\t%d\t%.2f\t%s\t%.2f\t\n", r.Name, ms(c.P50), ms(c.P99), ms(c.Last), ms(c.CPU), c.Bytes, c.Messages,
-				float64(c.P99)/float64(f.P99), ofARound(c, f), float64(c.CPU)/float64(f.CPU))
+				float64(c.P99)/float64(f.P99), ofARound(r, c, f), float64(c.CPU)/float64(f.CPU))
 		}
 		w.Flush()
 	}
@@ -185,8 +186,8 @@ func report(results []*Result, p int) {
 // ofARound is the median over rounds of a round's p99 against that of the floor's
 // round just before, which the machine's other work disturbs less; peers have no
 // floor beside them.
-func ofARound(c, floor *Case) string {
-	if len(c.p99) == 0 || len(c.p99) != len(floor.p99) {
+func ofARound(r *Result, c, floor *Case) string {
+	if !r.beside || len(c.p99) == 0 {
 		return ""
 	}
 	var list []float64

@@ -22,6 +22,7 @@ type contender struct {
 // Result is what one contender reached.
 type Result struct {
 	Name      string
+	beside    bool          // its rounds took turns with the floor's
 	ColdStart time.Duration // until every stream held all
 	ColdCPU   time.Duration
 	Clients   time.Duration // CPU of the clients in the cold start
