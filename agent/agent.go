@@ -54,6 +54,7 @@ type Agent struct {
 	poked   chan struct{} // something to bring in step
 	changed chan struct{} // something to report
 	again   chan func()   // done between two climbs of the ladder
+	pulse   pulse
 
 	mu        sync.Mutex
 	ladder    *ladder
@@ -72,6 +73,9 @@ type Agent struct {
 	named     []name          // as last given to the resolver
 	sockets   []pair          // of the resolver, in the host's namespace
 	spaces    map[string]bool // network namespaces that the resolver is open in
+
+	spaceSockets map[string]pair // of the resolver, in network namespaces
+	claims       claims          // what sidecars of allocations said
 }
 
 // New opens what the node has on disk and starts nothing. State that cannot be
@@ -102,7 +106,7 @@ func New(cfg *config.Agent, opt Options) (*Agent, error) {
 		return nil, err
 	}
 	a.memory = openMemory(dir("node.json"), a.log)
-	a.id, err = identity.New(identity.Options{Dir: dir("identity"), Key: a.key, Log: a.log.Named("identity")})
+	a.id, err = identity.New(identity.Options{Dir: dir("identity"), Key: a.key, Log: a.log.Named("identity"), Evidence: a.claims.evidence})
 	if err != nil {
 		return nil, fmt.Errorf("opening the node's identities: %w", err)
 	}
@@ -180,6 +184,7 @@ func (a *Agent) Run(ctx context.Context) error {
 			}
 		})
 		l := newLadder(a.log, a.steps())
+		l.pulse = &a.pulse
 		a.mu.Lock()
 		a.ladder = l
 		a.mu.Unlock()
@@ -203,7 +208,7 @@ func (a *Agent) anew(ctx context.Context, f func() error) error {
 	}
 }
 
-// keep writes the node's state when it changed, at most once a second.
+// keep writes the node's state soon after it changed.
 func (a *Agent) keep(ctx context.Context) {
 	for {
 		select {

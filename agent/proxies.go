@@ -126,6 +126,7 @@ func (a *Agent) tendProxies(ctx context.Context) {
 
 // reconcile brings what runs in step with what is placed here.
 func (a *Agent) reconcile(ctx context.Context) {
+	defer a.pulse.begin("looking after the workloads")()
 	var placed []placement
 	a.memory.look(func(s *state) { placed = s.Placed })
 	list := a.survey(placed)

@@ -25,13 +25,14 @@ const retryStep = 2 * time.Second
 type ladder struct {
 	log   hclog.Logger
 	steps []step
+	pulse *pulse
 
 	mu   sync.Mutex
 	rows []api.AgentStep
 }
 
 func newLadder(log hclog.Logger, steps []step) *ladder {
-	l := &ladder{log: log, steps: steps}
+	l := &ladder{log: log, steps: steps, pulse: &pulse{}}
 	for _, s := range steps {
 		l.rows = append(l.rows, api.AgentStep{Name: s.name, State: "waiting"})
 	}
@@ -55,7 +56,9 @@ func (l *ladder) run(ctx context.Context, up func()) {
 	}
 	for i := len(stops) - 1; i >= 0; i-- {
 		begin := time.Now()
+		end := l.pulse.begin("taking down the step " + l.steps[i].name)
 		stops[i]()
+		end()
 		l.set(i, "stopped", "")
 		l.log.Info("step down", "step", l.steps[i].name, "took", time.Since(begin).Round(time.Millisecond))
 	}
@@ -66,7 +69,9 @@ func (l *ladder) climb(ctx context.Context, i int, s step) (stop func()) {
 	said := ""
 	for ctx.Err() == nil {
 		begin := time.Now()
+		end := l.pulse.begin("bringing up the step " + s.name)
 		stop, err := s.start(ctx)
+		end()
 		if err == nil {
 			l.set(i, "up", "")
 			l.log.Info("step up", "step", s.name, "took", time.Since(begin).Round(time.Millisecond))

@@ -62,8 +62,10 @@ func runAgent(c *Call, cfg *config.Agent, settings []string) error {
 		return err
 	}
 	stopFeeding := feedWatchdog(c.ctx, log, notify, func(ctx context.Context) error {
-		_, err := client.Ready(ctx, "", "") // through the API, the table of proxies and its lock
-		return err
+		if _, err := client.Ready(ctx, "", ""); err != nil { // through the API, the table of proxies and its lock
+			return err
+		}
+		return a.Alive()
 	})
 	defer stopFeeding()
 	defer onHangup(func() { reloadAgent(c, log, settings) })()

@@ -71,7 +71,10 @@ func runServer(c *Call, cfg *config.Server, watch bool) error {
 		return err
 	}
 	stopFeeding := feedWatchdog(ctx, log, notify, func(ctx context.Context) error {
-		return self.Get(ctx, "/v1/status", nil) // through the API, the registry and the planner's tables
+		if err := self.Get(ctx, "/v1/status", nil); err != nil { // through the API, the registry and the planner's tables
+			return err
+		}
+		return s.Alive(ctx)
 	})
 	defer stopFeeding()
 	stopReloading := onHangup(func() { s.Reload(ctx) })
