@@ -12,7 +12,6 @@ import (
 
 	"github.com/hashicorp/go-hclog"
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/credentials"
 
 	"github.com/kerege/kerege/ca"
 	"github.com/kerege/kerege/config"
@@ -214,7 +213,7 @@ func (s *Server) listenGRPC(start func(string, func(context.Context) error)) (st
 	if err != nil {
 		return nil, fmt.Errorf("listening for nodes: %w", err)
 	}
-	g := grpc.NewServer(append(serve.ServerOptions(), grpc.Creds(credentials.NewTLS(s.cert.GRPC())), grpc.UnaryInterceptor(s.metrics.unary))...)
+	g := grpc.NewServer(append(serve.ServerOptions(), s.nodeOptions()...)...)
 	s.ads.Register(g)
 	s.registerNodes(g)
 	start("serving nodes", func(context.Context) error { return g.Serve(l) })
