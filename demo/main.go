@@ -20,13 +20,22 @@ import (
 func main() {
 	keep := flag.Bool("keep", false, "stay up at the end, and print commands to try")
 	consul := flag.Bool("consul", false, "take the services from a real Consul catalog instead of an HCL file")
+	units := flag.Bool("systemd", false, "tell of one VM under a real systemd instead; needs root")
 	flag.Parse()
+	if *units && os.Geteuid() != 0 {
+		fmt.Fprintln(os.Stderr, "demo: a systemd of its own needs a cgroup of its own: make demo SYSTEMD=1 as root")
+		os.Exit(1)
+	}
 	if !lab.Inside() {
 		os.Exit(outside())
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	err := tell(ctx, *keep, *consul)
+	story := func() error { return tell(ctx, *keep, *consul) }
+	if *units {
+		story = func() error { return tellSystemd(ctx) }
+	}
+	err := story()
 	switch {
 	case err == nil:
 	case errors.Is(err, context.Canceled):

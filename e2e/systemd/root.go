@@ -145,8 +145,12 @@ func (r *Root) SwitchOn(ctx context.Context) error {
 	if _, err := os.Stat(mount + "/unified/cgroup.procs"); err == nil {
 		mount += "/unified"
 	}
-	r.cgroup = filepath.Join(mount, fmt.Sprintf("kr-systemd-%s-%d", r.Name, os.Getpid()))
-	if err := os.Mkdir(r.cgroup, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
+	sweep(filepath.Join(mount, "kr-systemd-"+r.Name+"-*"))
+	var err error
+	if r.cgroup, err = os.MkdirTemp(mount, "kr-systemd-"+r.Name+"-"); err != nil {
+		return fmt.Errorf("booting %s: %w", r.Name, err)
+	}
+	if err := os.Chmod(r.cgroup, 0o755); err != nil {
 		return fmt.Errorf("booting %s: %w", r.Name, err)
 	}
 	r.log = &bytes.Buffer{}
@@ -233,33 +237,45 @@ func (r *Root) Close() error {
 	return errors.Join(errs...)
 }
 
-// removeCgroup removes the innermost first; processes that are ending hold theirs for a moment.
+// removeCgroup waits for processes that are ending, which hold theirs for a moment.
 func (r *Root) removeCgroup() error {
 	if r.cgroup == "" {
 		return nil
 	}
 	var err error
 	for range 100 {
-		var dirs []string
-		_ = filepath.WalkDir(r.cgroup, func(path string, d fs.DirEntry, err error) error {
-			if err == nil && d.IsDir() {
-				dirs = append(dirs, path)
-			}
-			return nil
-		})
-		if len(dirs) == 0 {
-			return nil
-		}
-		err = nil
-		for i := len(dirs) - 1; i >= 0; i-- {
-			if e := syscall.Rmdir(dirs[i]); e != nil && !errors.Is(e, syscall.ENOENT) {
-				err = fmt.Errorf("removing cgroup %s: %w", dirs[i], e)
-			}
-		}
-		if err == nil {
+		if err = removeTree(r.cgroup); err == nil {
 			return nil
 		}
 		time.Sleep(20 * time.Millisecond)
 	}
 	return err
+}
+
+// sweep removes what a run left behind that was killed: cgroups without a process.
+func sweep(pattern string) {
+	left, _ := filepath.Glob(pattern)
+	for _, dir := range left {
+		text, err := os.ReadFile(filepath.Join(dir, "cgroup.events"))
+		if err == nil && strings.Contains(string(text), "populated 0") {
+			_ = removeTree(dir) // one that somebody has just entered stays
+		}
+	}
+}
+
+// removeTree removes a cgroup and those in it, the innermost first.
+func removeTree(root string) error {
+	var dirs []string
+	_ = filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
+		if err == nil && d.IsDir() {
+			dirs = append(dirs, path)
+		}
+		return nil
+	})
+	for i := len(dirs) - 1; i >= 0; i-- {
+		if err := syscall.Rmdir(dirs[i]); err != nil && !errors.Is(err, syscall.ENOENT) {
+			return fmt.Errorf("removing cgroup %s: %w", dirs[i], err)
+		}
+	}
+	return nil
 }
