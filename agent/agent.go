@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"path/filepath"
 	"sync"
 	"time"
@@ -74,8 +75,8 @@ type Agent struct {
 	sockets   []pair          // of the resolver, in the host's namespace
 	spaces    map[string]bool // network namespaces that the resolver is open in
 
-	spaceSockets map[string]pair // of the resolver, in network namespaces
-	claims       claims          // what sidecars of allocations said
+	spaceSockets map[string][]io.Closer // of the resolver, in network namespaces
+	claims       claims                 // what sidecars of allocations said
 }
 
 // New opens what the node has on disk and starts nothing. State that cannot be

@@ -38,11 +38,8 @@ type CaptureApplied struct {
 	Held      []capture.Stop  `json:"held,omitempty"` // workloads that are left out, and why
 }
 
-var errNoCapture = errors.New("this agent captures nothing: it runs with explicit ports (kerege dev)")
-
-// captureConfig says what is to be captured: every workload that is not held and
-// has not left. Those left out are listed with the reason.
-func (a *Agent) captureConfig(ssh string) (capture.Config, []capture.Stop, error) {
+// baseConfig is a capture of no workload, as the settings want one.
+func (a *Agent) baseConfig() capture.Config {
 	c := capture.Config{NeverPorts: a.cfg.Capture.NeverPorts, DNS: a.cfg.DNS.Enabled, DNSHost: a.cfg.DNS.Scope == "host",
 		AgentUIDs: []uint32{uint32(os.Geteuid())}, Servers: a.serverAddresses()}
 	if _, port, err := net.SplitHostPort(a.cfg.DNS.Address); err == nil {
@@ -50,6 +47,15 @@ func (a *Agent) captureConfig(ssh string) (capture.Config, []capture.Stop, error
 			c.DNSPort = uint16(n)
 		}
 	}
+	return c
+}
+
+var errNoCapture = errors.New("this agent captures nothing: it runs with explicit ports (kerege dev)")
+
+// captureConfig says what is to be captured: every workload that is not held and
+// has not left. Those left out are listed with the reason.
+func (a *Agent) captureConfig(ssh string) (capture.Config, []capture.Stop, error) {
+	c := a.baseConfig()
 	var err error
 	if c.Sessions, err = capture.SSHSessions(ssh); err != nil {
 		return c, nil, fmt.Errorf("looking for SSH sessions, which must survive: %w", err)

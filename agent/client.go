@@ -77,6 +77,12 @@ func (c *Client) Wait(ctx context.Context, service, workload string) error {
 	}
 }
 
+// Claim says that the caller stands before a workload, in the caller's own
+// network namespace, and shows what proves it.
+func (c *Client) Claim(ctx context.Context, service string, in api.AgentClaim) error {
+	return c.c.Post(ctx, "/v1/proxies/"+url.PathEscape(service)+"/claim", in, nil)
+}
+
 // Bootstrap is what a service's Envoy starts with, under limits that were found
 // where it will run.
 func (c *Client) Bootstrap(ctx context.Context, service, workload string, l envoy.Limits) (out api.Bootstrap, err error) {

@@ -28,7 +28,7 @@ func APISocket(cfg *config.Agent) string { return filepath.Join(cfg.RunDir, "age
 const maxBody = 1 << 20
 
 // caller is the user at the other end of a connection of the API.
-type caller struct{ uid int }
+type caller struct{ uid, pid int }
 
 type callerKey struct{}
 
@@ -61,8 +61,8 @@ func (a *Agent) listenAPI(ctx context.Context) (stop func(), err error) {
 		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
 			who := caller{uid: -1}
 			if u, is := c.(*net.UnixConn); is {
-				if uid, _, err := relay.Peer(u); err == nil {
-					who.uid = uid
+				if uid, pid, err := relay.Peer(u); err == nil {
+					who = caller{uid, pid}
 				}
 			}
 			return context.WithValue(ctx, callerKey{}, who)
@@ -91,6 +91,7 @@ func (a *Agent) routes() http.Handler {
 		return a.ready(r.FormValue("service"), r.FormValue("workload")), nil
 	})
 	open("GET /v1/proxies/{service}/bootstrap", a.serveBootstrap)
+	open("POST /v1/proxies/{service}/claim", a.serveClaim)
 	mine("GET /v1/status", func(*http.Request) (any, error) { return a.Status(), nil })
 	mine("GET /v1/names", func(*http.Request) (any, error) { return a.Names(), nil })
 	mine("POST /v1/join", func(r *http.Request) (any, error) {

@@ -52,6 +52,7 @@ func (a *Agent) wantIdentities(list []*workload) {
 // consider lets workloads into the mesh that are fit for it: certificate, warm
 // listeners, verified capture, in this order. It takes nobody out.
 func (a *Agent) consider(ctx context.Context, list []*workload) {
+	a.captureAllocations(ctx, list)
 	states := map[string]standing{}
 	var ready []*workload
 	for _, w := range list {

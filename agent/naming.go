@@ -34,7 +34,7 @@ func (a *Agent) startDNS(ctx context.Context) (func(), error) {
 		s.Serve(p.packets, p.streams)
 	}
 	a.mu.Lock()
-	a.resolver, a.named, a.spaces, a.sockets = s, nil, map[string]bool{}, sockets
+	a.resolver, a.named, a.spaces, a.spaceSockets, a.sockets = s, nil, map[string]bool{}, nil, sockets
 	a.mu.Unlock()
 	a.answerNames()
 	return func() {
@@ -129,6 +129,7 @@ func (a *Agent) resolveIn(netns string) error {
 		return fmt.Errorf("serving DNS in %s: %w", netns, err)
 	}
 	a.resolver.Serve(packets, streams)
+	a.spaceOpened(netns, packets, streams)
 	return nil
 }
 

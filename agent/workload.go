@@ -67,6 +67,7 @@ type finder func(netns string, ports ...uint16) ([]capture.Listener, error)
 func (a *Agent) survey(placed []placement) []*workload {
 	var out []*workload
 	seen := map[string]bool{}
+	a.recall()
 	for _, p := range placed {
 		if seen[p.key()] || mesh.CheckName(p.Service) != nil || p.Workload != "" && mesh.CheckNode(p.Workload) != nil {
 			continue
@@ -116,7 +117,9 @@ func (a *Agent) workload(p placement) *workload {
 		w.explicit, w.who = &x, who{by: "explicit"}
 		return w
 	}
-	w.who, w.held = a.program(w)
+	if !a.allocated(w) {
+		w.who, w.held = a.program(w)
+	}
 	return w
 }
 

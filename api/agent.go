@@ -113,6 +113,13 @@ type Bootstrap struct {
 	DrainTimeoutSeconds float64 `json:"drain_timeout_seconds"`
 }
 
+// AgentClaim is what the sidecar of an allocation says of itself:
+// POST /v1/proxies/SERVICE/claim. Its network namespace is read from the kernel.
+type AgentClaim struct {
+	Workload string `json:"workload"`           // the allocation's id
+	Evidence string `json:"evidence,omitempty"` // secret; its workload identity JWT
+}
+
 // AgentReady answers GET /v1/ready?service=S[&workload=W].
 type AgentReady struct {
 	Ready bool   `json:"ready"`

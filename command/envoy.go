@@ -21,7 +21,10 @@ func envoyCommand() Command {
 		Name:     "envoy",
 		Synopsis: "Run a service's Envoy, for a systemd unit or a Nomad task",
 		Long: `Asks this host's agent for the bootstrap of a service's proxy, runs Envoy with it, and
-reports ready (to systemd, where there is one) once its listeners are warm. It starts
+reports ready (to systemd, where there is one) once its listeners are warm. With
+-workload it stands in the allocation's network namespace, and hands the agent the
+allocation's workload identity: nomad_kerege.jwt in NOMAD_SECRETS_DIR, else
+NOMAD_TOKEN_kerege. It starts
 Envoy again when it dies, and drains it when it is told to stop. It waits for an agent
 that is not there yet, and goes on without one that went away.`,
 		Example: "kerege envoy -service web",
@@ -47,6 +50,7 @@ that is not there yet, and goes on without one that went away.`,
 				return err
 			}
 			seconds := func(s float64) time.Duration { return time.Duration(s * float64(time.Second)) }
+			defer keepClaiming(c.ctx, log, &a, service, workload)()
 			launcher := envoy.NewLauncher(envoy.Options{
 				Path: program, Dir: boot.Dir, Bootstrap: boot.Bootstrap, Concurrency: boot.Concurrency, LogLevel: level,
 				Drain: seconds(boot.DrainTimeoutSeconds), Output: c.err, Log: log,
@@ -87,7 +91,10 @@ func fetchBootstrap(ctx context.Context, log hclog.Logger, a *agentFlags, servic
 	}
 	said := ""
 	for {
-		boot, err := client.Bootstrap(ctx, service, workload, limits)
+		err := showClaim(ctx, client, service, workload)
+		if err == nil {
+			boot, err = client.Bootstrap(ctx, service, workload, limits)
+		}
 		if err == nil {
 			return boot, nil
 		}

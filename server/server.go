@@ -54,6 +54,8 @@ type Server struct {
 	views   *viewTable
 	secret  string // the operator's token
 
+	evidence evidence // nil: no nomad block
+
 	metrics    *metrics
 	converging *convergence
 	tally      tally

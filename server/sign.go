@@ -59,6 +59,8 @@ type signServer struct {
 	admit admission
 	ca    signer
 	views nodeViews
+
+	evidence evidence // nil: allocations of Nomad show nothing
 }
 
 func (s *signServer) Sign(ctx context.Context, req *keregev1.SignRequest) (*keregev1.SignResponse, error) {
@@ -69,9 +71,9 @@ func (s *signServer) Sign(ctx context.Context, req *keregev1.SignRequest) (*kere
 	}
 	id := mesh.Identity{TrustDomain: s.ca.TrustDomain(), Kind: mesh.KindNodeIdentity, Name: node}
 	if req.GetService() != "" {
-		if err := s.placed(node, req.GetService(), req.GetWorkload()); err != nil {
-			s.log.Warn("not signed", "node", node, "address", addressOf(ctx), "service", req.GetService(), "workload", req.GetWorkload(), "why", err)
-			return nil, status.Error(codes.PermissionDenied, err.Error())
+		if err := s.allowed(ctx, node, req); err != nil {
+			s.log.Warn("not signed", "node", node, "address", addressOf(ctx), "service", req.GetService(), "workload", req.GetWorkload(), "why", status.Convert(err).Message())
+			return nil, err
 		}
 		id = mesh.ServiceIdentity(id.TrustDomain, mesh.ServiceName(req.GetService()))
 	}
@@ -92,16 +94,25 @@ func (s *signServer) Sign(ctx context.Context, req *keregev1.SignRequest) (*kere
 	return &keregev1.SignResponse{Chain: chain, Bundle: s.ca.Bundle()}, nil
 }
 
-// placed says why a node may not have a service's identity; nil when it may.
-func (s *signServer) placed(node, service, workload string) error {
+// allowed says why a node may not have a service's identity; nil when it may.
+func (s *signServer) allowed(ctx context.Context, node string, req *keregev1.SignRequest) error {
+	source, err := s.placed(node, req.GetService(), req.GetWorkload())
+	if err != nil {
+		return status.Error(codes.PermissionDenied, err.Error())
+	}
+	return s.shown(ctx, source, req)
+}
+
+// placed is the registry that places a service on a node.
+func (s *signServer) placed(node, service, workload string) (source string, err error) {
 	if err := mesh.CheckName(service); err != nil {
-		return fmt.Errorf("the service's name %s %w", mesh.Quote(service), err)
+		return "", fmt.Errorf("the service's name %s %w", mesh.Quote(service), err)
 	}
 	view, _ := s.views.View(node)
 	var has []string
 	for _, p := range view.placement {
 		if p.GetService() == service && p.GetWorkload() == workload {
-			return nil
+			return p.GetSource(), nil
 		}
 		has = append(has, memberName(p.GetService(), p.GetWorkload()))
 	}
@@ -110,7 +121,7 @@ func (s *signServer) placed(node, service, workload string) error {
 	if len(has) > 0 {
 		list = strings.Join(slices.Compact(has), ", ")
 	}
-	return fmt.Errorf("no registry places %s on the node %s (there is: %s); register it on this node, under this node's name, and the agent gets its identity by itself",
+	return "", fmt.Errorf("no registry places %s on the node %s (there is: %s); register it on this node, under this node's name, and the agent gets its identity by itself",
 		mesh.Quote(memberName(service, workload)), mesh.Quote(node), list)
 }
 

@@ -40,6 +40,7 @@ func (s *Server) sources() ([]registry.Source, error) {
 		if err != nil {
 			return nil, fmt.Errorf("opening nomad: %w", err)
 		}
+		s.judgeBy(src)
 		list = append(list, src)
 	}
 	return list, nil
@@ -73,7 +74,7 @@ func (s *Server) registerNodes(g *grpc.Server) {
 		trustDomain: s.ca.TrustDomain(), now: s.now,
 		mesh: func() (*mesh.Snapshot, []api.Node) { return s.hub.Snapshot(), s.nodeStatus() }}
 	keregev1.RegisterJoinServer(g, &joinServer{log: audit, tokens: s.tokens, ca: s.ca, servers: s.servers, now: s.now})
-	keregev1.RegisterSignServer(g, &signServer{log: audit, admit: s.tokens, ca: s.ca, views: s.views})
+	keregev1.RegisterSignServer(g, &signServer{log: audit, admit: s.tokens, ca: s.ca, views: s.views, evidence: s.evidence})
 	keregev1.RegisterNodeServer(g, s.nodeStreams)
 }
 

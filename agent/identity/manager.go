@@ -29,6 +29,8 @@ type Options struct {
 	Log  hclog.Logger
 	Now  func() time.Time
 	Rand func() float64 // from 0 to 1, for jitter
+	// Evidence is what a workload shows of itself, a secret; "" and nil: nothing.
+	Evidence func(Workload) string
 }
 
 // Workload names one holder of a service's identity on this node. The zero
@@ -142,6 +144,17 @@ func (m *Manager) Want(list ...Workload) {
 		if m.held[w] == nil && w != (Workload{}) {
 			m.held[w] = &entry{changed: make(chan struct{})}
 		}
+	}
+	m.mu.Unlock()
+	m.look()
+}
+
+// Retry asks for a workload's identity at once where the last try failed: what
+// it shows of itself is new.
+func (m *Manager) Retry(w Workload) {
+	m.mu.Lock()
+	if e := m.held[w]; e != nil && e.fails > 0 {
+		e.wait = 0
 	}
 	m.mu.Unlock()
 	m.look()

@@ -173,7 +173,11 @@ func (m *Manager) ask(ctx context.Context, signer Signer, w Workload) (*SVID, *k
 	if err != nil {
 		return nil, nil, err
 	}
-	answer, err := signer.Sign(ctx, &keregev1.SignRequest{Service: string(w.Service), Workload: w.Workload, Csr: csr})
+	req := &keregev1.SignRequest{Service: string(w.Service), Workload: w.Workload, Csr: csr}
+	if m.opt.Evidence != nil && w.Workload != "" {
+		req.Evidence = m.opt.Evidence(w)
+	}
+	answer, err := signer.Sign(ctx, req)
 	if err != nil {
 		return nil, nil, err
 	}
