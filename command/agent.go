@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 
 	"github.com/hashicorp/go-hclog"
 
@@ -22,7 +24,9 @@ func agentCommand() Command {
 		Long: `Runs the agent of this host: it holds the host's identities, serves the host's Envoys
 their configuration and certificates, answers mesh names, and keeps the capture that
 was applied. It captures nothing by itself. With every server away it serves from its
-own disk.`,
+own disk.
+
+SIGHUP takes log_level, and says which other settings have changed and need a restart.`,
 		Example: "kerege agent -config /etc/kerege.d",
 		Flags: func(f *flag.FlagSet) {
 			f.Var(&settings, "config", "A settings `file` or directory; repeat for more. (default /etc/kerege.d)")
@@ -68,7 +72,11 @@ func runAgent(c *Call, cfg *config.Agent, settings []string) error {
 		return a.Alive()
 	})
 	defer stopFeeding()
-	defer onHangup(func() { reloadAgent(c, log, settings) })()
+	defer onHangup(func() {
+		tell(log, notify.Reloading())
+		reloadAgent(c, log, cfg, settings)
+		tell(log, notify.Reloaded())
+	})()
 	err = a.Run(c.ctx)
 	tell(log, notify.Stopping())
 	if err != nil {
@@ -78,15 +86,24 @@ func runAgent(c *Call, cfg *config.Agent, settings []string) error {
 }
 
 // reloadAgent reads the settings again; of them the log's level is taken while
-// the agent runs.
-func reloadAgent(c *Call, log hclog.Logger, settings []string) {
+// the agent runs. The others that are not those it was started with are named.
+func reloadAgent(c *Call, log hclog.Logger, started *config.Agent, settings []string) {
 	cfg, diags := config.LoadAgent(settings...)
 	if err := diags.WriteText(c.err, c.color); err != nil || cfg == nil {
 		log.Error("reloading: the settings stay as they were", "error", err)
 		return
 	}
-	log.SetLevel(hclog.LevelFromString(cfg.Log.Level))
-	log.Info("reloaded: log_level; every other setting needs a restart, which loses no call", "log_level", cfg.Log.Level)
+	relevel(log, cfg.Log, started.Differs(cfg), "systemctl restart kerege-agent; it loses no call")
+}
+
+// relevel takes the log's level, and says what else would need a restart.
+func relevel(log hclog.Logger, to config.Log, differs []string, restart string) {
+	log.SetLevel(hclog.LevelFromString(to.Level))
+	log.Info("reloaded", "log_level", to.Level)
+	differs = slices.DeleteFunc(differs, func(name string) bool { return name == "log_level" })
+	if len(differs) > 0 {
+		log.Warn("settings have changed that need a restart", "settings", strings.Join(differs, " "), "restart", restart)
+	}
 }
 
 func tell(log hclog.Logger, err error) {

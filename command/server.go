@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/hashicorp/go-hclog"
+
 	"github.com/kerege/kerege/api"
 	"github.com/kerege/kerege/config"
 	"github.com/kerege/kerege/server"
@@ -35,7 +37,8 @@ func serverCommand() Command {
 certificates, and keeps every proxy in step. It carries no user traffic: killed at any
 moment, every Envoy goes on with what it has.
 
-SIGHUP applies the mesh files, as kerege apply does.`,
+SIGHUP applies the mesh files, as kerege apply does, takes log_level, and says which other
+settings have changed and need a restart.`,
 		Example: "kerege server -config /etc/kerege.d",
 		Flags: func(f *flag.FlagSet) {
 			f.Var(&settings, "config", "A settings `file` or directory; repeat for more. (default /etc/kerege.d)")
@@ -48,15 +51,25 @@ SIGHUP applies the mesh files, as kerege apply does.`,
 			if cfg == nil {
 				return exit{code: exitError}
 			}
-			return runServer(c, cfg, false)
+			return runServer(c, cfg, settings.or("/etc/kerege.d"))
 		},
 	}
 }
 
-func runServer(c *Call, cfg *config.Server, watch bool) error {
+// reloadServer reads the settings again, as reloadAgent does an agent's.
+func reloadServer(c *Call, log hclog.Logger, started *config.Server, settings []string) {
+	cfg, diags := config.LoadServer(settings...)
+	if err := diags.WriteText(c.err, c.color); err != nil || cfg == nil {
+		log.Error("reloading: the settings stay as they were", "error", err)
+		return
+	}
+	relevel(log, cfg.Log, started.Differs(cfg), "systemctl restart kerege-server; every Envoy goes on meanwhile")
+}
+
+func runServer(c *Call, cfg *config.Server, settings []string) error {
 	notify := telemetry.NewNotifier()
 	log := telemetry.Logger("kerege", telemetry.LogOptions{Level: cfg.Log.Level, JSON: cfg.Log.JSON, Output: c.err})
-	s, err := server.New(cfg, server.Options{Version: version, Logger: log, Watch: watch, Ready: func(status string) {
+	s, err := server.New(cfg, server.Options{Version: version, Logger: log, Ready: func(status string) {
 		if err := notify.Ready(status); err != nil {
 			log.Warn("systemd is not told", "error", err)
 		}
@@ -77,7 +90,12 @@ func runServer(c *Call, cfg *config.Server, watch bool) error {
 		return s.Alive(ctx)
 	})
 	defer stopFeeding()
-	stopReloading := onHangup(func() { s.Reload(ctx) })
+	stopReloading := onHangup(func() {
+		tell(log, notify.Reloading())
+		reloadServer(c, log, cfg, settings)
+		s.Reload(ctx)
+		tell(log, notify.Reloaded())
+	})
 	err = s.Run(ctx)
 	cancel()
 	stopReloading()

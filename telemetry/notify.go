@@ -6,6 +6,8 @@ import (
 	"os"
 	"strconv"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // Notifier speaks to systemd over $NOTIFY_SOCKET. Without one it does nothing.
@@ -23,10 +25,18 @@ func (n Notifier) Status(status string) error { return n.send("STATUS=" + status
 // Stopping says that the process is on its way down.
 func (n Notifier) Stopping() error { return n.send("STOPPING=1") }
 
-// Reloading says RELOADING=1 with the monotonic time that Type=notify-reload asks for.
-func (n Notifier) Reloading(monotonic time.Duration) error {
-	return n.send("RELOADING=1\nMONOTONIC_USEC=" + strconv.FormatInt(monotonic.Microseconds(), 10))
+// Reloading says RELOADING=1 with the monotonic time that Type=notify-reload asks
+// for. Reloaded must follow, whatever came of it.
+func (n Notifier) Reloading() error {
+	var now unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &now); err != nil {
+		return fmt.Errorf("notifying systemd: %w", err)
+	}
+	return n.send("RELOADING=1\nMONOTONIC_USEC=" + strconv.FormatInt(now.Nano()/1000, 10))
 }
+
+// Reloaded ends what Reloading began; the status line stays.
+func (n Notifier) Reloaded() error { return n.send("READY=1") }
 
 // Alive feeds the watchdog; call it only after a real check of oneself.
 func (n Notifier) Alive() error { return n.send("WATCHDOG=1") }
