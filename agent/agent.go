@@ -72,7 +72,8 @@ type Agent struct {
 	nodeUp    bool
 	reported  []string        // members as last reported on this stream; nil: nothing was
 	named     []name          // as last given to the resolver
-	sockets   []pair          // of the resolver, in the host's namespace
+	sockets   []pair          // of the resolver
+	guard     *standIn        // nil: nobody stands in
 	spaces    map[string]bool // network namespaces that the resolver is open in
 
 	spaceSockets map[string][]io.Closer // of the resolver, in network namespaces
@@ -325,24 +326,18 @@ func (a *Agent) startCapture(ctx context.Context) (func(), error) {
 	if a.cap == nil {
 		return func() {}, nil
 	}
+	// First who stands in, then who stands in for nobody any more: the stand-in of
+	// the agent before ends when it sees this one.
+	guard := a.startGuard()
 	// Brings the capture that is on record back, too.
 	if err := a.cap.SetDNS(ctx, a.cfg.DNS.Enabled); err != nil {
 		var missing *capture.Stop
 		if !errors.As(err, &missing) {
+			a.stopGuard(guard)
 			return nil, err
 		}
 		// A slice that comes with the program, which may be waiting for us.
 		a.log.Warn("a part of the capture is not back yet", "error", err)
-	}
-	var guard *standIn
-	if len(a.opt.Guard) > 0 {
-		a.mu.Lock()
-		sockets := a.sockets
-		a.mu.Unlock()
-		var err error
-		if guard, err = startStandIn(a.opt.Guard, will{Memory: a.memory.path, DNS: a.dnsOptions()}, sockets); err != nil {
-			a.log.Warn("nobody stands in for this agent when it dies", "error", err)
-		}
 	}
 	stop := background(ctx, func(ctx context.Context) {
 		if err := a.cap.Run(ctx); err != nil {
@@ -365,12 +360,37 @@ func (a *Agent) startCapture(ctx context.Context) (func(), error) {
 		if err := a.cap.SetDNS(off, false); err != nil {
 			a.log.Error("giving names back to the host's resolvers", "error", err)
 		}
-		if guard != nil {
-			if err := guard.stop(); err != nil {
-				a.log.Warn("stopping the stand-in", "error", err)
-			}
-		}
+		a.stopGuard(guard)
 	}, nil
+}
+
+// startGuard starts who stands in for this agent when it dies; nil: nobody does.
+// mu is held, so that it is given each namespace's sockets once.
+func (a *Agent) startGuard() *standIn {
+	if len(a.opt.Guard) == 0 {
+		return nil
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	guard, err := startStandIn(a.opt.Guard, will{Memory: a.memory.path, DNS: a.dnsOptions()}, a.sockets)
+	if err != nil {
+		a.log.Warn("nobody stands in for this agent when it dies", "error", err)
+		return nil
+	}
+	a.guard = guard
+	return guard
+}
+
+func (a *Agent) stopGuard(guard *standIn) {
+	if guard == nil {
+		return
+	}
+	a.mu.Lock()
+	a.guard = nil
+	a.mu.Unlock()
+	if err := guard.stop(); err != nil {
+		a.log.Warn("stopping the stand-in", "error", err)
+	}
 }
 
 // oneLine is what `systemctl status` shows.

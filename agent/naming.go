@@ -6,9 +6,11 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"path/filepath"
 	"slices"
+	"syscall"
+	"time"
 
-	"github.com/kerege/kerege/agent/capture"
 	"github.com/kerege/kerege/agent/dns"
 	"github.com/kerege/kerege/api"
 )
@@ -25,16 +27,35 @@ func (a *Agent) startDNS(ctx context.Context) (func(), error) {
 	if !a.cfg.DNS.Enabled || a.opt.Explicit != nil {
 		return func() {}, nil
 	}
-	s := dns.New(a.dnsOptions())
-	sockets, err := a.listenDNS(ctx)
+	sockets, taken, err := a.openDNS(ctx)
 	if err != nil {
 		return nil, err
 	}
+	s := dns.New(a.dnsOptions())
+	spaces := map[string]bool{}
+	var known []name
+	a.memory.look(func(st *state) { known = st.known() })
+	if known != nil { // before it reads: a stand-in knew them too
+		s.SetNames(dnsNames(known))
+	}
 	for _, p := range sockets {
 		s.Serve(p.packets, p.streams)
+		if p.netns != "" {
+			spaces[p.netns] = true
+		}
+	}
+	if taken != nil {
+		if err := send(taken, notice{Taken: true}, nil); err != nil {
+			a.log.Warn("the stand-in of the agent before answers names too", "error", err)
+		}
 	}
 	a.mu.Lock()
-	a.resolver, a.named, a.spaces, a.spaceSockets, a.sockets = s, nil, map[string]bool{}, nil, sockets
+	a.resolver, a.named, a.spaces, a.spaceSockets, a.sockets = s, known, spaces, nil, sockets
+	for _, p := range sockets {
+		if p.netns != "" {
+			a.spaceOpened(p.netns, spaceGone{a, p})
+		}
+	}
 	a.mu.Unlock()
 	a.answerNames()
 	return func() {
@@ -42,7 +63,65 @@ func (a *Agent) startDNS(ctx context.Context) (func(), error) {
 		a.resolver, a.sockets = nil, nil
 		a.mu.Unlock()
 		s.Close()
+		if taken != nil {
+			taken.Close()
+		}
 	}, nil
+}
+
+// openTries bounds the wait for a stand-in that has yet to see that its agent
+// died: 2 s.
+const openTries = 40
+
+// openDNS opens the resolver's addresses. Where a stand-in of the agent before
+// holds them, it hands over what it holds, and answers again when taken ends.
+func (a *Agent) openDNS(ctx context.Context) (sockets []pair, taken *net.UnixConn, err error) {
+	for range openTries {
+		if sockets, err = a.listenDNS(); err == nil || !errors.Is(err, syscall.EADDRINUSE) {
+			return sockets, nil, err
+		}
+		list, conn, asked := takeOver(filepath.Join(a.cfg.DataDir, "capture"))
+		if asked == nil {
+			sockets, asked = a.choose(list)
+			if asked == nil {
+				return sockets, conn, nil
+			}
+			conn.Close()
+		}
+		a.log.Debug("the resolver's address is taken", "error", err, "stand_in", asked)
+		select {
+		case <-ctx.Done():
+			return nil, nil, ctx.Err()
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+	return nil, nil, err
+}
+
+// choose opens what was handed over, and leaves out network namespaces that are
+// no more.
+func (a *Agent) choose(list []held) (out []pair, err error) {
+	found := false
+	for _, h := range list {
+		if err == nil && h.current() {
+			var p pair
+			if p, err = h.open(); err == nil {
+				out = append(out, p)
+				found = found || h.netns == "" && p.packets.LocalAddr().String() == a.cfg.DNS.Address
+			}
+		}
+		h.close()
+	}
+	if err == nil && !found {
+		err = fmt.Errorf("a stand-in does not hold %s", a.cfg.DNS.Address)
+	}
+	if err != nil {
+		for _, p := range out {
+			_ = p.close()
+		}
+		return nil, err
+	}
+	return out, nil
 }
 
 func (a *Agent) dnsOptions() dns.Options {
@@ -55,19 +134,19 @@ func (a *Agent) dnsOptions() dns.Options {
 
 // listenDNS opens the resolver's address, and the same port of ::1 where there
 // is IPv6.
-func (a *Agent) listenDNS(ctx context.Context) ([]pair, error) {
-	p, err := listenPair(ctx, a.cfg.DNS.Address)
+func (a *Agent) listenDNS() ([]pair, error) {
+	p, err := listenPair("", a.cfg.DNS.Address)
 	if err != nil {
 		return nil, err
 	}
 	out := []pair{p}
-	host, port, _ := net.SplitHostPort(p.packets.LocalAddr().String())
-	if host != "127.0.0.1" || noIPv6("") {
+	host, port, err := net.SplitHostPort(p.packets.LocalAddr().String())
+	if err != nil || host != "127.0.0.1" || noIPv6("") {
 		return out, nil
 	}
-	six, err := listenPair(ctx, net.JoinHostPort("::1", port))
+	six, err := listenPair("", net.JoinHostPort("::1", port))
 	if err != nil {
-		return nil, errors.Join(err, p.packets.Close(), p.streams.Close())
+		return nil, errors.Join(err, p.close())
 	}
 	return append(out, six), nil
 }
@@ -75,9 +154,8 @@ func (a *Agent) listenDNS(ctx context.Context) ([]pair, error) {
 // answerNames brings the resolver in step with the names that are known, and
 // opens it in each workload's network namespace.
 func (a *Agent) answerNames() {
-	var list []name
-	heard := false
-	a.memory.look(func(s *state) { list, heard = s.Names, !s.Heard.IsZero() })
+	var known []name
+	a.memory.look(func(s *state) { known = s.known() })
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.resolver == nil {
@@ -92,12 +170,14 @@ func (a *Agent) answerNames() {
 			a.spaces[n] = true
 		}
 	}
-	if !heard || slices.Equal(list, a.named) && a.named != nil {
+	if known == nil || slices.Equal(known, a.named) && a.named != nil {
 		return // not known yet is not unknown: the resolver must not deny a name
 	}
-	out := dnsNames(list)
+	// At once, not within a second: who stands in for this agent reads them there.
+	_ = a.memory.save() // said already; it is tried again
+	out := dnsNames(known)
 	a.resolver.SetNames(out)
-	a.named = append([]name{}, list...)
+	a.named = known
 	a.log.Debug("names", "count", len(out))
 }
 
@@ -114,23 +194,35 @@ func dnsNames(list []name) []dns.Name {
 
 // resolveIn opens the resolver's sockets in a network namespace; mu is held.
 func (a *Agent) resolveIn(netns string) error {
-	var packets net.PacketConn
-	var streams net.Listener
-	err := capture.InNamespace(netns, func() (err error) {
-		if packets, err = net.ListenPacket("udp", a.cfg.DNS.Address); err != nil {
-			return err
-		}
-		if streams, err = net.Listen("tcp", a.cfg.DNS.Address); err != nil {
-			packets.Close()
-		}
-		return err
-	})
+	p, err := listenPair(netns, a.cfg.DNS.Address)
 	if err != nil {
-		return fmt.Errorf("serving DNS in %s: %w", netns, err)
+		return fmt.Errorf("in %s: %w", netns, err)
 	}
-	a.resolver.Serve(packets, streams)
-	a.spaceOpened(netns, packets, streams)
+	a.resolver.Serve(p.packets, p.streams)
+	a.sockets = append(a.sockets, p)
+	a.spaceOpened(netns, spaceGone{a, p})
+	if a.guard != nil {
+		if err := a.guard.keep(p); err != nil {
+			a.log.Warn("nobody will answer names in a network namespace when this agent dies", "netns", netns, "error", err)
+		}
+	}
 	return nil
+}
+
+// spaceGone is a pair in a network namespace that ends, as something to close;
+// mu is held. The stand-in's copies go, too: they keep a namespace alive.
+type spaceGone struct {
+	a *Agent
+	pair
+}
+
+func (s spaceGone) Close() error {
+	s.a.sockets = slices.DeleteFunc(s.a.sockets, func(p pair) bool { return p == s.pair })
+	err := s.close()
+	if s.a.guard != nil {
+		err = errors.Join(err, s.a.guard.tell(notice{Gone: s.netns}))
+	}
+	return err
 }
 
 // Names are the mesh names that this node answers, sorted as the servers said them.

@@ -62,6 +62,14 @@ type name struct {
 	Consul  bool   `json:"consul,omitempty"`
 }
 
+// known is a copy of the names; nil where no server ever said any.
+func (s *state) known() []name {
+	if s.Heard.IsZero() {
+		return nil
+	}
+	return append([]name{}, s.Names...)
+}
+
 const stateVersion = 1
 
 // memory keeps the state: read by copy, changed by functions, written behind.

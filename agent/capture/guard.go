@@ -7,10 +7,8 @@ import (
 	"io"
 	"io/fs"
 	"os"
-	"os/exec"
 	"strconv"
 	"strings"
-	"syscall"
 	"time"
 )
 
@@ -42,10 +40,11 @@ func startOf(pid int) uint64 {
 	return n
 }
 
-// Orphaned does what must be done when the agent is gone: the DNS jump goes, for
-// nobody answers there (unless KeepDNS says that someone does); so do rules of workloads in bypass whose Envoy does not
-// listen; and what nobody confirmed in time is undone. Where an agent looks
-// after the capture it does nothing and says so.
+// Orphaned does what must be done when the agent is gone: the DNS jump goes,
+// unless Options.KeepDNS says that somebody answers there; so do rules of
+// workloads in bypass whose Envoy does not listen; and what nobody confirmed in
+// time is undone. Where an agent looks after the capture it does nothing and says
+// so.
 func (m *Manager) Orphaned(ctx context.Context) (orphan bool, err error) {
 	err = m.locked(func(s *state) error {
 		if s.Config == nil || s.Agent.alive() {
@@ -93,12 +92,13 @@ func Guard(ctx context.Context, o Options, alive io.Reader) error {
 		orphan, err := m.Orphaned(ctx)
 		if err != nil {
 			m.o.Log.Error("standing in for the agent", "error", err)
-		} else if !orphan && m.over() {
+		}
+		if err == nil && !orphan && m.over() {
 			return nil
 		}
 		select {
 		case <-ctx.Done():
-			return nil
+			return m.standDown()
 		case <-time.After(300 * time.Millisecond):
 		}
 	}
@@ -115,42 +115,18 @@ func (m *Manager) outlive(ctx context.Context) {
 	}
 }
 
+// standDown takes the DNS jump out where this process is told to end before an
+// agent is back: nobody answers there any more.
+func (m *Manager) standDown() error {
+	m.o.KeepDNS = nil
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	_, err := m.Orphaned(ctx)
+	return err
+}
+
 // over tells whether nothing is captured, or an agent is back.
 func (m *Manager) over() bool {
 	s, err := m.file.load()
 	return errors.Is(err, fs.ErrNotExist) || (err == nil && (s.Config == nil || s.Agent.alive()))
-}
-
-// GuardProcess is a process that runs Guard and outlives this one.
-type GuardProcess struct {
-	cmd *exec.Cmd
-	in  io.WriteCloser
-}
-
-// StartGuard starts a command that calls Guard on its standard input, in a
-// session of its own.
-func StartGuard(argv ...string) (*GuardProcess, error) {
-	cmd := exec.Command(argv[0], argv[1:]...)
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-	in, err := cmd.StdinPipe()
-	if err != nil {
-		return nil, fmt.Errorf("starting the capture's guard: %w", err)
-	}
-	if err := cmd.Start(); err != nil {
-		return nil, fmt.Errorf("starting the capture's guard: %w", err)
-	}
-	return &GuardProcess{cmd, in}, nil
-}
-
-// Stop tells the guard that all is in order, and waits for its end.
-func (g *GuardProcess) Stop() error {
-	_, err := g.in.Write([]byte{'q'})
-	g.in.Close()
-	if waited := g.cmd.Wait(); err == nil {
-		err = waited
-	}
-	if err != nil {
-		return fmt.Errorf("stopping the capture's guard: %w", err)
-	}
-	return nil
 }

@@ -194,8 +194,12 @@ func (m *Manager) removeAll(ctx context.Context, s *state) (changed bool, err er
 	return changed, nil
 }
 
-// SetDNS turns the jump of port 53 on or off.
+// SetDNS turns the jump of port 53 on or off. Who turns it on is recorded before
+// as the agent, or a stand-in of the agent before would turn it off again.
 func (m *Manager) SetDNS(ctx context.Context, on bool) error {
+	if on {
+		m.attend()
+	}
 	return m.alter(ctx, func(c *Config) { c.DNS = on })
 }
 

@@ -10,14 +10,7 @@ import (
 // flushed, tries again what is pending, and undoes what nobody confirmed. It
 // leaves everything as it is when it ends.
 func (m *Manager) Run(ctx context.Context) error {
-	me := thisProcess()
-	err := m.locked(func(s *state) error {
-		s.Agent = me
-		return m.save(*s)
-	})
-	if err != nil {
-		m.o.Log.Error("recording who looks after the capture", "error", err)
-	}
+	m.attend()
 	for {
 		wait := m.tick(ctx)
 		timer := time.NewTimer(wait)
@@ -29,6 +22,18 @@ func (m *Manager) Run(ctx context.Context) error {
 			timer.Stop()
 		case <-timer.C:
 		}
+	}
+}
+
+// attend records this process as the agent.
+func (m *Manager) attend() {
+	me := thisProcess()
+	err := m.locked(func(s *state) error {
+		s.Agent = me
+		return m.save(*s)
+	})
+	if err != nil {
+		m.o.Log.Error("recording who looks after the capture", "error", err)
 	}
 }
 

@@ -4,12 +4,16 @@ package suite
 
 import (
 	"context"
+	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 
 	"github.com/kerege/kerege/e2e/lab"
+	"github.com/kerege/kerege/e2e/town"
 )
 
 // Server, agent and Envoy are each killed and started again alone, while traffic goes on.
@@ -32,12 +36,38 @@ func TestEachPartIsKilledAlone(t *testing.T) {
 	})
 	t.Run("agent", func(t *testing.T) {
 		r, err := web.LoadDuring(ctx, api+"/", 100, 5*time.Second, func() error {
-			web.Agent.Kill()
+			web.Agent.KillAlone()
 			time.Sleep(time.Second)
 			return web.StartAgent(ctx)
 		})
 		must(t, err)
 		none(t, "caller's agent killed", r)
+	})
+	t.Run("agent away for 10 s, each call on a new connection", func(t *testing.T) {
+		r, err := web.LoadDuring(ctx, api+"/", 100, 14*time.Second, func() error {
+			web.Agent.KillAlone()
+			time.Sleep(10 * time.Second)
+			return web.StartAgent(ctx)
+		}, "-fresh")
+		must(t, err)
+		none(t, "caller's agent away", r)
+	})
+	t.Run("agent killed again and again", func(t *testing.T) {
+		r, err := web.LoadDuring(ctx, api+"/", 100, 10*time.Second, func() error {
+			for range 8 { // some of them before they have a stand-in of their own
+				web.Agent.KillAlone()
+				if err := web.StartAgent(ctx); err != nil {
+					return err
+				}
+				time.Sleep(400 * time.Millisecond)
+			}
+			return nil
+		}, "-fresh")
+		must(t, err)
+		none(t, "caller's agent killed again and again", r)
+		must(t, lab.Until(ctx, 10*time.Second, "one stand-in to be left", func() error {
+			return standIns(web, 1)
+		}))
 	})
 	t.Run("server away, agent restarted: names still resolve", func(t *testing.T) {
 		w.ServerProc.Kill()
@@ -76,6 +106,24 @@ func TestEachPartIsKilledAlone(t *testing.T) {
 			t.Errorf("the host served after %s, not within 5 s", took)
 		}
 	})
+}
+
+// standIns counts the processes that stand in for the agents of a host.
+func standIns(h *town.Host, want int) error {
+	files, err := filepath.Glob("/proc/[0-9]*/cmdline")
+	if err != nil {
+		return err
+	}
+	n := 0
+	for _, file := range files {
+		if text, err := os.ReadFile(file); err == nil && strings.Contains(string(text), "capture\x00guard\x00-state-dir\x00"+h.Dir) {
+			n++
+		}
+	}
+	if n != want {
+		return fmt.Errorf("%d are there", n)
+	}
+	return nil
 }
 
 func answers(ctx context.Context, get func(context.Context, string) (string, error), url, part string) error {
