@@ -29,6 +29,11 @@ const (
 // safeMethods may be tried again although the application may have seen them.
 var safeMethods = []string{"DELETE", "GET", "HEAD", "OPTIONS", "PUT"}
 
+// hostPicks is how often a retry asks for another host before it takes one that
+// it has tried. With few hosts the dead one is picked again and again, for no
+// call of its is under way: of two, by three picks of four.
+const hostPicks = 30
+
 // unreached are the conditions under which no application has seen the request.
 func unreached(condition string) bool {
 	return condition == "connect-failure" || condition == "refused-stream"
@@ -87,7 +92,7 @@ func (w *writer) retry(r plan.Retry, on []string) *routev3.RetryPolicy {
 				TypedConfig: w.any(&previoushostsv3.PreviousHostsPredicate{}),
 			},
 		}},
-		HostSelectionRetryMaxAttempts: 5,
+		HostSelectionRetryMaxAttempts: hostPicks,
 	}
 	if r.PerTry > 0 {
 		out.PerTryTimeout = dur(r.PerTry)
