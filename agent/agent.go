@@ -18,6 +18,7 @@ import (
 	"github.com/kerege/kerege/agent/seal"
 	keregev1 "github.com/kerege/kerege/api/kerege/v1"
 	"github.com/kerege/kerege/config"
+	"github.com/kerege/kerege/telemetry"
 )
 
 // Options of an Agent that are not settings.
@@ -56,6 +57,7 @@ type Agent struct {
 	changed chan struct{} // something to report
 	again   chan func()   // done between two climbs of the ladder
 	pulse   pulse
+	metrics *telemetry.Metrics
 
 	mu        sync.Mutex
 	ladder    *ladder
@@ -95,6 +97,7 @@ func New(cfg *config.Agent, opt Options) (*Agent, error) {
 	a := &Agent{cfg: cfg, opt: opt, log: opt.Logger, find: capture.Find, every: 2 * time.Second,
 		poked: make(chan struct{}, 1), changed: make(chan struct{}, 1), again: make(chan func()),
 		proxies: map[string]*running{}, programs: map[string]found{}, openErr: map[string]string{}, states: map[string]standing{}}
+	a.metrics = a.newMetrics()
 	dir := func(name string) string { return filepath.Join(cfg.DataDir, name) }
 	if err := makeDirs(cfg.DataDir, dir("proxies"), dir("identity"), dir("capture")); err != nil {
 		return nil, err
@@ -164,6 +167,11 @@ func (a *Agent) Run(ctx context.Context) error {
 		return err
 	}
 	defer stopAPI()
+	stopMetrics, err := a.listenMetrics()
+	if err != nil {
+		return err
+	}
+	defer stopMetrics()
 	var keep sync.WaitGroup
 	defer keep.Wait()
 	kept, stopKeeping := context.WithCancel(context.Background())

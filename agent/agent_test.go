@@ -48,6 +48,8 @@ type place struct {
 	client *Client
 	opt    Options
 	cap    capturer
+
+	metrics string // where the agent's plain port is; "": none
 }
 
 func newPlace(t *testing.T, meshText string) *place {
@@ -134,7 +136,7 @@ func (p *place) token() string {
 func (p *place) startNode() {
 	p.t.Helper()
 	cfg := &config.Agent{Node: "n1", DataDir: p.dir + "/data", RunDir: p.dir + "/run", RetryJoin: []string{fmt.Sprintf("127.0.0.1:%d", p.port)},
-		DNS: config.DNS{Enabled: true, Address: "127.0.0.1:0", Domain: "mesh"}, Envoy: config.Envoy{Path: "envoy"}}
+		DNS: config.DNS{Enabled: true, Address: "127.0.0.1:0", Domain: "mesh"}, Metrics: p.metrics, Envoy: config.Envoy{Path: "envoy"}}
 	p.opt.Logger, p.opt.Version = p.log("agent"), "test"
 	a, err := New(cfg, p.opt)
 	if err != nil {

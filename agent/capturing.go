@@ -25,6 +25,8 @@ type capturer interface {
 	SetDNS(ctx context.Context, on bool) error
 	SetDown(ctx context.Context, workload string, down bool) error
 	Status(ctx context.Context) (capture.Status, error)
+	Brief() (applied, settled bool)
+	Repairs() int64
 	Verify(ctx context.Context) ([]capture.Probe, error)
 	Plan(ctx context.Context, c capture.Config, known capture.Known) (*capture.Plan, error)
 }

@@ -67,6 +67,14 @@ func (f *fakeCapture) Plan(_ context.Context, c capture.Config, known capture.Kn
 	return out, nil
 }
 
+func (f *fakeCapture) Brief() (applied, settled bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.st.Applied, f.st.Applied
+}
+
+func (f *fakeCapture) Repairs() int64 { return 3 }
+
 func (f *fakeCapture) SetDown(context.Context, string, bool) error { return nil }
 
 func (f *fakeCapture) Status(context.Context) (capture.Status, error) {

@@ -92,6 +92,13 @@ func (a *Agent) routes() http.Handler {
 	})
 	open("GET /v1/proxies/{service}/bootstrap", a.serveBootstrap)
 	open("POST /v1/proxies/{service}/claim", a.serveClaim)
+	m.Handle("GET /metrics", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if !trusted(r) {
+			a.answer(nil, true).ServeHTTP(w, r) // says who may
+			return
+		}
+		a.metrics.Handler().ServeHTTP(w, r)
+	}))
 	mine("GET /v1/status", func(*http.Request) (any, error) { return a.Status(), nil })
 	mine("GET /v1/names", func(*http.Request) (any, error) { return a.Names(), nil })
 	mine("POST /v1/join", func(r *http.Request) (any, error) {

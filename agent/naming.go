@@ -18,6 +18,7 @@ import (
 // resolver is dns.Server.
 type resolver interface {
 	SetNames([]dns.Name)
+	Answers() dns.Answers
 	Serve(net.PacketConn, net.Listener)
 	Close()
 }

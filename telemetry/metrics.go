@@ -123,11 +123,14 @@ func (h *Histogram) Observe(d time.Duration) { h.of.Observe(d.Seconds()) }
 type SetGauge func(name, value string, n float64)
 
 // Gauges declares gauges that are read when somebody asks: read is called once a
-// scrape, by one goroutine at a time, and must be quick.
+// scrape, by one goroutine at a time, and must be quick. A family of KindCounter is
+// read the same way: its numbers are a count that somebody else keeps.
 func (m *Metrics) Gauges(read func(SetGauge), families ...Family) {
 	g := &gauges{read: read, family: map[string]Family{}, desc: map[string]*prometheus.Desc{}}
 	for i := range families {
-		families[i].Kind = KindGauge
+		if families[i].Kind != KindCounter {
+			families[i].Kind = KindGauge
+		}
 		f := families[i]
 		var labels []string
 		if f.Label != "" {
@@ -163,11 +166,15 @@ func (g *gauges) Collect(out chan<- prometheus.Metric) {
 			return
 		}
 		values[name]++
+		kind := prometheus.GaugeValue
+		if f.Kind == KindCounter {
+			kind = prometheus.CounterValue
+		}
 		if f.Label == "" {
-			out <- prometheus.MustNewConstMetric(g.desc[name], prometheus.GaugeValue, n)
+			out <- prometheus.MustNewConstMetric(g.desc[name], kind, n)
 			return
 		}
-		out <- prometheus.MustNewConstMetric(g.desc[name], prometheus.GaugeValue, n, value)
+		out <- prometheus.MustNewConstMetric(g.desc[name], kind, n, value)
 	})
 }
 

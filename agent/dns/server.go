@@ -30,6 +30,7 @@ type Server struct {
 	log     hclog.Logger
 	zone    *zone
 	forward *forwarder
+	count   counters
 
 	mu      sync.Mutex
 	servers []*dns.Server
@@ -169,6 +170,7 @@ func (s *Server) ServeDNS(w dns.ResponseWriter, q *dns.Msg) {
 		return // never an open resolver
 	}
 	m := s.zone.answer(q.Question[0])
+	count := &s.count.mesh
 	if opt := q.IsEdns0(); opt != nil && opt.Version() != 0 {
 		m = &dns.Msg{}
 		m.Rcode = dns.RcodeBadVers
@@ -180,7 +182,12 @@ func (s *Server) ServeDNS(w dns.ResponseWriter, q *dns.Msg) {
 	} else {
 		_, overTCP := w.LocalAddr().(*net.TCPAddr)
 		m = s.forward.ask(q, overTCP)
+		count = &s.count.upstream
 	}
+	if m.Rcode == dns.RcodeServerFailure {
+		count = &s.count.failed
+	}
+	count.Add(1)
 	fit(m, q, w.LocalAddr())
 	if err := w.WriteMsg(m); err != nil {
 		s.log.Debug("answering DNS", "error", err)
