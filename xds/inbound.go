@@ -190,6 +190,8 @@ func (w *writer) inboundHTTP(in *plan.Inbound, mtls bool) *listenerv3.FilterChai
 	ours := []string{"x-envoy-"}
 	if mtls {
 		m.StreamIdleTimeout = dur(0) // the caller's sidecar keeps that time, and knows its route
+		// It has counted its client's headers, and added some of its own.
+		m.CommonHttpProtocolOptions.MaxHeadersCount = u32(120)
 		m.LocalReplyConfig.Mappers = append(m.LocalReplyConfig.Mappers,
 			marked(headerUnreached, "UF", "UH", "UO"), marked(headerUnanswered, "UC"))
 		routes.RequestHeadersToAdd = []*corev3.HeaderValueOption{

@@ -30,6 +30,8 @@ func http2Options(ping bool) *corev3.Http2ProtocolOptions {
 		InitialStreamWindowSize:     u32(64 << 10),
 		InitialConnectionWindowSize: u32(1 << 20),
 		AllowConnect:                true,
+		// One bad message ends its own stream, not every other's on the connection.
+		OverrideStreamErrorOnInvalidHttpMessage: yes(),
 	}
 	if ping {
 		out.ConnectionKeepalive = &corev3.KeepaliveSettings{Interval: dur(pingEvery), Timeout: dur(pingAnswer)}

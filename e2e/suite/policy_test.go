@@ -64,6 +64,26 @@ func TestPolicy(t *testing.T) {
 		prefixed(t, got, "200 reused", err)
 		t.Logf("deny to allow after apply: %s", time.Since(began))
 	})
+	t.Run("a malformed request ends no call but itself", func(t *testing.T) {
+		stream, err := web.Stream(api + "/stream/3000")
+		must(t, err)
+		time.Sleep(500 * time.Millisecond) // it is under way, on the connection that all share
+		for range 4 {
+			for _, host := range []string{"Host: a@b", "Host;"} { // the second is an empty one
+				out, _ := web.Combined(ctx, lab.Spec{UID: town.UIDApp, Args: []string{"curl", "-s", "-o", "/dev/null", "-w", "%{http_code}", "-H", host, api + "/"}})
+				if !strings.HasPrefix(out, "4") && !strings.HasPrefix(out, "5") {
+					t.Errorf("%s: %s", host, out)
+				}
+			}
+		}
+		select {
+		case <-stream.Done():
+			t.Errorf("another's stream was cut: %s", stream.Tail(200))
+		case <-time.After(500 * time.Millisecond):
+		}
+		stream.Kill()
+		must(t, web.WaitFor(ctx, api+"/", 200, 10*time.Second)) // some hosts may have been ejected meanwhile
+	})
 	t.Run("methods and paths", func(t *testing.T) {
 		must(t, w.Apply(ctx, strings.Replace(text, allowWeb, `intention "api" {
   allow {
