@@ -104,6 +104,10 @@ func (l *Lab) Host(name string) (*Host, error) {
 // Rewire gives the host a new network namespace under the same name and with the
 // same addresses, as a reboot does: no rule, route or connection is left.
 func (h *Host) Rewire() error {
+	// The cable first: a namespace goes in its own time, and takes its end along.
+	if err := ip("-n", h.lab.ns("br"), "link", "del", h.port()); err != nil {
+		return err
+	}
 	if err := ip("netns", "del", h.NS); err != nil {
 		return err
 	}

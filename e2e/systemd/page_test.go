@@ -94,7 +94,11 @@ func (p *page) console(ctx context.Context, b block) {
 	}
 	for _, part := range strings.Split("\n"+b.text, "\n$ ")[1:] {
 		command, want, _ := strings.Cut(part, "\n")
+		began := time.Now()
 		out, code := p.run(ctx, b.host, command, input)
+		if took := time.Since(began); took > 5*time.Second {
+			p.t.Logf("%s:%d: `%s` took %s", p.name, b.line, command, took.Round(time.Millisecond))
+		}
 		if code != exit {
 			p.t.Fatalf("%s:%d: `%s` on %s exits %d, the page says %d:\n%s", p.name, b.line, command, b.host, code, exit, out)
 		}
