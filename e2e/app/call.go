@@ -24,7 +24,7 @@ type Report struct {
 	ByCode   map[int]int     `json:"by_code"`
 	ByServer map[string]int  `json:"by_version"`
 	Errors   map[string]int  `json:"errors,omitempty"`
-	FirstBad string          `json:"first_failure,omitempty"` // when, since the start
+	FirstBad string          `json:"first_failure,omitempty"` // when it was begun, since the start
 	LastBad  string          `json:"last_failure,omitempty"`
 	Seen     map[string]Span `json:"seen,omitempty"` // by version: calls that it answered
 	P50      string          `json:"p50"`
@@ -39,10 +39,12 @@ type Span struct {
 }
 
 type loader struct {
-	mu      sync.Mutex
-	report  Report
-	took    []time.Duration
-	started time.Time
+	mu     sync.Mutex
+	report Report
+
+	firstBad, lastBad time.Duration // when they were begun
+	took              []time.Duration
+	started           time.Time
 }
 
 func load(args []string) error {
@@ -85,7 +87,7 @@ func load(args []string) error {
 
 func (l *loader) call(client *http.Client, method, url string) {
 	begin := time.Now()
-	code, version, err := call(client, method, url)
+	code, version, said, err := call(client, method, url)
 	took := time.Since(begin)
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -107,36 +109,42 @@ func (l *loader) call(client *http.Client, method, url string) {
 	}
 	if err != nil || code >= 500 {
 		l.report.Failed++
-		at := begin.Sub(l.started).Round(time.Millisecond).String()
-		if l.report.FirstBad == "" {
-			l.report.FirstBad = at
+		at := begin.Sub(l.started).Round(time.Millisecond)
+		if l.report.Failed == 1 || at < l.firstBad {
+			l.firstBad, l.report.FirstBad = at, at.String()
 		}
-		l.report.LastBad = at
+		if at >= l.lastBad {
+			l.lastBad, l.report.LastBad = at, at.String()
+		}
 	}
-	if err != nil {
+	switch {
+	case err != nil:
 		l.report.Errors[err.Error()]++
+	case code >= 500:
+		l.report.Errors[fmt.Sprintf("%d %s", code, said)]++
 	}
 }
 
-func call(client *http.Client, method, url string) (code int, version string, err error) {
+// call is one call: its status, the version that answered, and the answer's beginning.
+func call(client *http.Client, method, url string) (code int, version, said string, err error) {
 	req, err := http.NewRequest(method, url, nil)
 	if err != nil {
-		return 0, "", err
+		return 0, "", "", err
 	}
 	resp, err := client.Do(req)
 	if err != nil {
-		return 0, "", err
+		return 0, "", "", err
 	}
 	defer resp.Body.Close()
 	body, err := io.ReadAll(io.LimitReader(resp.Body, 1<<20))
 	if err != nil {
-		return 0, "", err
+		return 0, "", "", err
 	}
 	var a Answer
 	if json.Unmarshal(body, &a) == nil {
 		version = a.Version
 	}
-	return resp.StatusCode, version, nil
+	return resp.StatusCode, version, string(body[:min(len(body), 200)]), nil
 }
 
 func (l *loader) print() error {

@@ -108,6 +108,36 @@ func TestEachPartIsKilledAlone(t *testing.T) {
 	})
 }
 
+// Consul's own names keep their virtual addresses while the caller's agent is
+// away: their real ones would be refused, for the service is strict.
+func TestConsulNamesWithTheAgentAway(t *testing.T) {
+	ctx, w := consulTown(t)
+	must(t, w.StartServer(ctx, strings.Replace(adopting, `"permissive"`, `"strict"`, 1)))
+	for _, name := range []string{"api1", "api2", "web"} {
+		must(t, w.Hosts[name].BringInRunning(ctx))
+	}
+	web, url := w.Hosts["web"], "http://api.service.consul:8080/"
+	must(t, web.WaitFor(ctx, url, 200, 10*time.Second))
+	r, err := web.LoadDuring(ctx, url, 100, 8*time.Second, func() error {
+		web.Agent.KillAlone()
+		time.Sleep(5 * time.Second)
+		return web.StartAgent(ctx)
+	}, "-fresh")
+	must(t, err)
+	none(t, "caller's agent away, by Consul's name", r)
+	t.Run("the stand-in is ended too: the jump goes, and other names resolve", func(t *testing.T) {
+		must(t, lab.Until(ctx, 10*time.Second, "one stand-in", func() error { return standIns(web, 1) }))
+		web.Agent.Kill() // with all that it started, as out of memory may
+		if out, code := web.Kerege(ctx, "capture", "remove", "-if-orphaned"); code != 0 {
+			t.Fatalf("what systemd does then: %d: %s", code, out)
+		}
+		out, err := web.Output(ctx, lab.Spec{UID: town.UIDApp, Args: []string{"getent", "hosts", "api.service.consul"}})
+		if err != nil || strings.HasPrefix(out, "2") || !strings.Contains(out, "10.77.") {
+			t.Errorf("resolved %q, %v", out, err)
+		}
+	})
+}
+
 // standIns counts the processes that stand in for the agents of a host.
 func standIns(h *town.Host, want int) error {
 	files, err := filepath.Glob("/proc/[0-9]*/cmdline")
