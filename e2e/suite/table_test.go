@@ -67,7 +67,6 @@ func TestUsersTable(t *testing.T) {
 	ctx, w := newTown(t, true)
 	u := &usersTable{t: t, w: w, first: map[string]string{}}
 	u.start(ctx)
-	must(t, u.restarts(ctx))
 	for _, measure := range []func(context.Context) error{u.typed, u.registry, u.weights, u.intentions, u.rights, u.killed, u.serversAway,
 		u.restarts, u.capture, u.cable, u.header, u.certificates, u.rest} {
 		must(t, measure(ctx))
