@@ -306,7 +306,7 @@ func (a *Agent) CaptureVerify(ctx context.Context) ([]capture.Probe, error) {
 
 // watchEvery is how often Envoys are looked for whose workloads go around them
 // when they are gone.
-const watchEvery = 500 * time.Millisecond
+const watchEvery = 250 * time.Millisecond
 
 // watchEnvoys lets traffic of workloads in bypass around an Envoy that does not
 // listen, and through it again once it does. It looks at the port, not at the
