@@ -128,10 +128,10 @@ func TestConsulNamesWithTheAgentAway(t *testing.T) {
 	t.Run("the stand-in is ended too: the jump goes, and other names resolve", func(t *testing.T) {
 		must(t, lab.Until(ctx, 10*time.Second, "one stand-in", func() error { return standIns(web, 1) }))
 		web.Agent.Kill() // with all that it started, as out of memory may
-		if out, code := web.Kerege(ctx, "capture", "remove", "-if-orphaned"); code != 0 {
+		if out, code := web.Kerege(ctx, "capture", "remove", "-if-orphaned", "-state-dir", web.Dir+"/data/capture"); code != 0 {
 			t.Fatalf("what systemd does then: %d: %s", code, out)
 		}
-		out, err := web.Output(ctx, lab.Spec{UID: town.UIDApp, Args: []string{"getent", "hosts", "api.service.consul"}})
+		out, err := web.Output(ctx, lab.Spec{UID: town.UIDApp, Args: []string{"getent", "ahostsv4", "api.service.consul"}})
 		if err != nil || strings.HasPrefix(out, "2") || !strings.Contains(out, "10.77.") {
 			t.Errorf("resolved %q, %v", out, err)
 		}
