@@ -359,6 +359,9 @@ func (a *Agent) startCapture(ctx context.Context) (func(), error) {
 		stop()
 		// The rules stay: a restart of the agent never opens the node.
 		if guard != nil && a.ending() {
+			if err := guard.tell(notice{Leaving: true}); err != nil {
+				a.log.Warn("the stand-in takes this for a crash, and waits for an agent without end", "error", err)
+			}
 			a.heir = guard // it sees our end and answers names until an agent is back
 			return
 		}

@@ -23,7 +23,9 @@ import (
 // that died, it answers the names that the node remembers, on the agent's own
 // sockets, and looks after the capture, until an agent is back or nothing is
 // captured. The next agent is handed the sockets. Where it cannot answer, the
-// jump of port 53 goes: broken DNS breaks logins. stateDir is the capture's.
+// jump of port 53 goes: broken DNS breaks logins. An agent that was stopped in
+// order is stood in for no longer than standInFor: then names go back to the
+// host's resolvers, and this ends. stateDir is the capture's.
 func StandIn(ctx context.Context, stateDir string, in io.Reader, log hclog.Logger) error {
 	d := &deputy{dir: stateDir, log: log}
 	defer d.close()
@@ -38,7 +40,40 @@ func StandIn(ctx context.Context, stateDir string, in io.Reader, log hclog.Logge
 		return capture.Guard(ctx, o, in)
 	}
 	defer conn.Close()
-	return capture.Guard(ctx, o, agentEnd{conn, d})
+	return d.stand(ctx, func(ctx context.Context) error { return capture.Guard(ctx, o, agentEnd{conn, d}) }, func(ctx context.Context) error {
+		o.KeepDNS = nil
+		_, err := capture.New(o).Orphaned(ctx)
+		return err
+	})
+}
+
+// standInFor is longer than a restart or an upgrade of the agent takes. One that
+// died is waited for without end: whoever runs it wants it back.
+const standInFor = 10 * time.Minute
+
+// stand guards until that ends by itself or the time of standing in is over; names
+// are then released.
+func (d *deputy) stand(ctx context.Context, guard, release func(context.Context) error) error {
+	guarding, cancel := context.WithCancel(ctx)
+	defer cancel()
+	d.over = cancel
+	err := guard(guarding)
+	if d.timer != nil {
+		d.timer.Stop()
+	}
+	if guarding.Err() == nil || ctx.Err() != nil {
+		return err
+	}
+	d.log.Warn("no agent is back: names go back to the host's resolvers, the capture stays; kerege capture remove takes it out", "after", standInFor)
+	return errors.Join(err, release(ctx))
+}
+
+// ended is called once, when the agent is gone.
+func (d *deputy) ended() {
+	d.begin()
+	if d.stopped {
+		d.timer = time.AfterFunc(standInFor, d.over)
+	}
 }
 
 // agentEnd is what Guard waits on: it ends when the agent does.
@@ -53,8 +88,10 @@ func (a agentEnd) Read(b []byte) (int, error) {
 		n, h, err := receive(a.conn)
 		switch {
 		case err != nil: // whatever it says, nothing comes any more
-			a.d.begin()
+			a.d.ended()
 			return 0, io.EOF
+		case n.Leaving:
+			a.d.stopped = true
 		case n.Stop:
 			return copy(b, "q"), nil
 		case n.Will != nil:
@@ -67,12 +104,15 @@ func (a agentEnd) Read(b []byte) (int, error) {
 	}
 }
 
-// deputy answers in the place of an agent that died.
+// deputy answers in the place of an agent that is gone.
 type deputy struct {
-	dir  string
-	log  hclog.Logger
-	will will
-	held []held
+	dir     string
+	log     hclog.Logger
+	will    will
+	held    []held
+	stopped bool        // the agent said that it goes in order
+	over    func()      // ends the guard
+	timer   *time.Timer // until over; nil: no end
 
 	mu      sync.Mutex
 	server  *dns.Server // nil: it does not read
@@ -137,7 +177,7 @@ func (d *deputy) begin() {
 	}
 	d.conns = map[*net.UnixConn]bool{}
 	d.work.Go(d.handOver)
-	d.log.Warn("the agent died: its names are answered here until it is back", "names", len(names), "sockets", len(d.held))
+	d.log.Warn("the agent is gone: its names are answered here until it is back", "names", len(names), "sockets", len(d.held))
 }
 
 // serve reads the sockets; mu is held.

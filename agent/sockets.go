@@ -122,12 +122,13 @@ func closeAll(list []*os.File) error {
 // notice is one message between an agent and its stand-in; one with a namespace
 // carries a pair of sockets.
 type notice struct {
-	Will  *will   `json:"will,omitempty"`
-	Netns *string `json:"netns,omitempty"`
-	Stop  bool    `json:"stop,omitempty"` // the agent ends in order
-	End   bool    `json:"end,omitempty"`  // no more sockets follow
-	Gone  string  `json:"gone,omitempty"` // a network namespace whose sockets are held no more
-	Taken bool    `json:"taken,omitempty"`
+	Will    *will   `json:"will,omitempty"`
+	Netns   *string `json:"netns,omitempty"`
+	Stop    bool    `json:"stop,omitempty"`    // the agent ends in order, and nobody is to stand in
+	Leaving bool    `json:"leaving,omitempty"` // the agent ends in order, and is to be stood in for
+	End     bool    `json:"end,omitempty"`     // no more sockets follow
+	Gone    string  `json:"gone,omitempty"`    // a network namespace whose sockets are held no more
+	Taken   bool    `json:"taken,omitempty"`
 }
 
 func send(c *net.UnixConn, n notice, h *held) error {
