@@ -17,7 +17,8 @@ build: ## build bin/kerege
 demo: ## three hosts call each other through captured, mutually authenticated Envoys (KEEP=1, CONSUL=1)
 	@tools/install.sh debian envoy $(if $(CONSUL),consul)
 	@$(MAKE) --no-print-directory build
-	@go run ./demo $(if $(KEEP),-keep) $(if $(CONSUL),-consul)
+	@go build -o bin/demo ./demo
+	@bin/demo $(if $(KEEP),-keep) $(if $(CONSUL),-consul)
 
 test: lint e2e fuzz ## everything that must pass: lint, unit, golden, property, end to end, short fuzz
 

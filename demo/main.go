@@ -38,6 +38,8 @@ func main() {
 	err := story()
 	switch {
 	case err == nil:
+	case errors.Is(err, errEnough):
+		fmt.Println("\nstopped; everything it made is gone")
 	case errors.Is(err, context.Canceled):
 		fmt.Println("\nstopped; everything it made is gone")
 		os.Exit(130)

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -95,5 +96,8 @@ esac
 	}
 	fmt.Printf("\n  the mesh: %s   then: on server kerege plan; on server kerege apply\n", d.t.MeshFile)
 	<-ctx.Done()
-	return ctx.Err()
+	return errEnough
 }
+
+// errEnough ends what KEEP=1 kept up, as it was asked to.
+var errEnough = errors.New("stopped when it was up")
