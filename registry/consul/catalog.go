@@ -4,6 +4,7 @@ import (
 	"context"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -86,7 +87,11 @@ func (s *Source) askNames(ctx context.Context, index uint64, wait time.Duration)
 	found, meta, err := s.client.Catalog().Services(q.WithContext(ctx))
 	got := listing{verdict: classify("the list of services", meta, err), names: map[string]bool{}}
 	for name := range found {
-		if name != "consul" { // Consul's servers are no service of ours
+		switch {
+		case name == "consul": // Consul's servers are no service of ours
+		case !askable(name):
+			s.unaskable(name)
+		default:
 			got.names[name] = true
 		}
 	}
@@ -94,6 +99,25 @@ func (s *Source) askNames(ctx context.Context, index uint64, wait time.Duration)
 		got.index = meta.LastIndex
 	}
 	return got
+}
+
+// askable says whether a name stays itself in a URL's path. Consul takes any name
+// from who may register, and one like "../x" would ask it for something else.
+func askable(name string) bool {
+	return !slices.ContainsFunc(strings.Split(name, "/"), func(step string) bool { return step == "" || step == "." || step == ".." })
+}
+
+// unaskable says once that a name is left out.
+func (s *Source) unaskable(name string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.refused == nil {
+		s.refused = map[string]bool{}
+	}
+	if !s.refused[name] && len(s.refused) < 100 {
+		s.refused[name] = true
+		s.log.Warn("a service of consul is left out: its name cannot be asked for", "service", mesh.Quote(name))
+	}
 }
 
 // take brings a list in. Names are added from a filtered list too; none goes by

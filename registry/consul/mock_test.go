@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -143,6 +144,30 @@ func TestServicesComeChangeAndGo(t *testing.T) {
 	within(t, 5*time.Second, "it comes back", func() bool { return e.count("web") == 2 })
 	if n := m.Count("/api"); n > 8 {
 		t.Errorf("%d requests for three changes", n)
+	}
+}
+
+// A14: a name that would lead a URL elsewhere costs nobody else anything.
+func TestANameThatIsAPath(t *testing.T) {
+	t.Parallel()
+	m, e := started(t)
+	var strayed atomic.Int64
+	m.Script(func(w http.ResponseWriter, r *http.Request) bool {
+		if r.URL.Path == "/v1/catalog/services" || r.URL.Path == "/v1/health/service/new" || r.URL.Path == "/v1/health/service/api" || r.URL.Path == "/v1/health/service/web" {
+			return false
+		}
+		strayed.Add(1)
+		http.Error(w, "Invalid URL path: not a recognized HTTP API endpoint", http.StatusNotFound)
+		return true
+	})
+	for _, name := range []string{"../../etc", "..", ".", "a//b", "/"} {
+		m.Set(name, entries("bad", 1)...)
+	}
+	m.Set("new", entries("new", 2)...)
+	within(t, 5*time.Second, "a service after them", func() bool { return e.count("new") == 2 })
+	stays(t, 500*time.Millisecond, "ok", func() bool { return e.src.Report().State == mesh.SourceOK })
+	if n := strayed.Load(); n > 0 {
+		t.Errorf("%d requests for something else", n)
 	}
 }
 

@@ -54,6 +54,7 @@ type Source struct {
 	mu       sync.Mutex
 	services map[string]*service
 	listed   map[string]bool // names in the last whole list; nil: none yet
+	refused  map[string]bool // names that cannot be asked for, once said
 	catalog  condition
 	beat     condition
 	healed   chan struct{} // closed when Consul answers again
