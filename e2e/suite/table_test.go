@@ -28,8 +28,10 @@ type row struct {
 	reached, later                bool // later: not reached yet, and known
 }
 
-// notYet are the lines whose goal is not reached yet; they are printed so.
-var notYet = []string{"Envoy restarted: caller's, backend's side", "at rest: server, agent, Envoy"}
+// notYet are the lines whose goal is not reached in every run; they are printed
+// so. A call that a program has begun to answer when it is killed is not tried
+// again, unless the route says so (retry { on = ["reset"] }).
+var notYet = []string{"kill -9 of one backend", "Envoy restarted: caller's, backend's side", "at rest: server, agent, Envoy"}
 
 // usersTable measures one line after the other in one mesh.
 type usersTable struct {
@@ -273,6 +275,9 @@ func (u *usersTable) killed(ctx context.Context) error {
 		u.api[2].Prog.Kill()
 		return nil
 	})
+	if r.Failed > 0 {
+		u.t.Logf("kill -9 of one backend: %v", r.Errors)
+	}
 	u.add(r.Failed == 0, "kill -9 of one backend", "20 failed, 0.6 s", "0 failed", "%d of %d failed", r.Failed, r.Calls)
 	u.streams = u.living()
 	return errors.Join(err, u.api[2].StartProgram(ctx))
@@ -456,7 +461,7 @@ func (u *usersTable) rest(context.Context) error {
 	if err != nil {
 		return err
 	}
-	agent, standIn, envoy := 0, 0, 0
+	var agent, standIn, envoy memory
 	for _, h := range u.w.Hosts {
 		a, err1 := rss(h.Agent.Pid())
 		s, err2 := childRSS(h.Agent.Pid(), "")
@@ -464,29 +469,39 @@ func (u *usersTable) rest(context.Context) error {
 		if err := errors.Join(err1, err2, err3); err != nil {
 			return err
 		}
-		agent, standIn, envoy = max(agent, a), max(standIn, s), max(envoy, e)
+		agent, standIn, envoy = agent.most(a), standIn.most(s), envoy.most(e)
 	}
-	const mib = 1 << 10
-	u.add(server <= 60*mib && agent <= 30*mib && envoy <= 67*mib, "at rest: server, agent, Envoy", "112, 110, 67 MiB", "≤ 60, ≤ 30, 67 MiB", "%d, %d (its stand-in %d), %d MiB", server/mib, agent/mib, standIn/mib, envoy/mib)
+	u.add(server.all <= 60 && agent.all <= 30 && envoy.all <= 67, "at rest: server, agent, Envoy", "112, 110, 67 MiB", "≤ 60, ≤ 30, 67 MiB",
+		"%d, %d, %d MiB; of it private, the rest being the program's file: %d, %d, %d; the agent's stand-in %d, private %d", server.all, agent.all, envoy.all, server.private, agent.private, envoy.private, standIn.all, standIn.private)
 	return nil
 }
 
-// rss is a process's resident memory, in KiB.
-func rss(pid int) (kib int, err error) {
+// memory is what of a process is resident, in MiB.
+type memory struct{ all, private int }
+
+func (m memory) most(o memory) memory { return memory{max(m.all, o.all), max(m.private, o.private)} }
+
+func rss(pid int) (m memory, err error) {
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 	if err != nil {
-		return 0, err
+		return m, err
 	}
-	_, rest, _ := strings.Cut(string(text), "VmRSS:")
-	_, err = fmt.Sscan(rest, &kib)
-	return kib, err
+	for label, to := range map[string]*int{"VmRSS:": &m.all, "RssAnon:": &m.private} {
+		var kib int
+		_, rest, _ := strings.Cut(string(text), label)
+		if _, err := fmt.Sscan(rest, &kib); err != nil {
+			return m, fmt.Errorf("reading %s of process %d: %w", label, pid, err)
+		}
+		*to = (kib + 1<<9) >> 10
+	}
+	return m, nil
 }
 
 // childRSS is that of the first child whose name begins so.
-func childRSS(pid int, name string) (kib int, err error) {
+func childRSS(pid int, name string) (m memory, err error) {
 	tasks, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", pid))
 	if err != nil {
-		return 0, err
+		return m, err
 	}
 	for _, task := range tasks {
 		text, err := os.ReadFile(task)
@@ -501,5 +516,5 @@ func childRSS(pid int, name string) (kib int, err error) {
 			}
 		}
 	}
-	return 0, fmt.Errorf("process %d has no child %q", pid, name)
+	return m, fmt.Errorf("process %d has no child %q", pid, name)
 }
