@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/kerege/kerege/api"
 	"github.com/kerege/kerege/e2e/xdsim"
@@ -86,6 +87,14 @@ func TestApplyIsInForceWhenItAnswers(t *testing.T) {
 func TestWrongFilesChangeNothing(t *testing.T) {
 	r, c := connected(t, xdsim.Mode{})
 	r.until("its proxy is synced", func() bool { return local[api.Status](r, "GET", "/v1/status", "").Proxies.Synced == 1 })
+	// Synced is said of what it has asked for; it asks for more once it has that.
+	heard, since := c.Messages(), time.Now()
+	r.until("nothing more is sent", func() bool {
+		if now := c.Messages(); now != heard {
+			heard, since = now, time.Now()
+		}
+		return time.Since(since) > 300*time.Millisecond
+	})
 	snap, messages := r.s.hub.Snapshot(), c.Messages()
 	for what, bad := range map[string]struct{ text, line, says string }{
 		"no HCL":             {"service {", "mesh.hcl:1", ""},
