@@ -359,5 +359,5 @@ func (a *Agent) spaceOpened(netns string, sockets ...io.Closer) {
 	if a.spaceSockets == nil {
 		a.spaceSockets = map[string][]io.Closer{}
 	}
-	a.spaceSockets[netns] = sockets
+	a.spaceSockets[netns] = append(a.spaceSockets[netns], sockets...)
 }

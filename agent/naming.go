@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/netip"
 	"path/filepath"
@@ -193,20 +194,36 @@ func dnsNames(list []name) []dns.Name {
 	return out
 }
 
-// resolveIn opens the resolver's sockets in a network namespace; mu is held.
+// resolveIn opens the resolver's sockets in a network namespace, on ::1 too where
+// it has IPv6; mu is held.
 func (a *Agent) resolveIn(netns string) error {
-	p, err := listenPair(netns, a.cfg.DNS.Address)
-	if err != nil {
-		return fmt.Errorf("in %s: %w", netns, err)
+	addresses := []string{a.cfg.DNS.Address}
+	if host, port, _ := net.SplitHostPort(a.cfg.DNS.Address); host == "127.0.0.1" && !noIPv6(netns) {
+		addresses = append(addresses, net.JoinHostPort("::1", port))
 	}
-	a.resolver.Serve(p.packets, p.streams)
-	a.sockets = append(a.sockets, p)
-	a.spaceOpened(netns, spaceGone{a, p})
-	if a.guard != nil {
-		if err := a.guard.keep(p); err != nil {
-			a.log.Warn("nobody will answer names in a network namespace when this agent dies", "netns", netns, "error", err)
+	var opened []pair
+	for _, address := range addresses {
+		p, err := listenPair(netns, address)
+		if err != nil {
+			for _, p := range opened {
+				_ = p.close()
+			}
+			return fmt.Errorf("in %s: %w", netns, err)
+		}
+		opened = append(opened, p)
+	}
+	var closers []io.Closer
+	for _, p := range opened {
+		a.resolver.Serve(p.packets, p.streams)
+		a.sockets = append(a.sockets, p)
+		closers = append(closers, spaceGone{a, p})
+		if a.guard != nil {
+			if err := a.guard.keep(p); err != nil {
+				a.log.Warn("nobody will answer names in a network namespace when this agent dies", "netns", netns, "error", err)
+			}
 		}
 	}
+	a.spaceOpened(netns, closers...)
 	return nil
 }
 

@@ -27,6 +27,7 @@ import (
 type Options struct {
 	ACL  bool   // the management token is Agent.Token
 	More string // HCL added to the agent's configuration
+	CNI  bool   // jobs may have networks of mode "bridge"; other users may pass to their own files
 }
 
 // Agent is one Nomad on 127.0.0.1:4646.
@@ -62,6 +63,7 @@ server {
 client {
   enabled           = true
   network_interface = "lo"
+  cni_path          = "%s"
   meta { rack = "r1" }
   options = { "fingerprint.denylist" = "env_aws,env_gce,env_azure,env_digitalocean,consul,vault" }
 }
@@ -72,6 +74,9 @@ acl { enabled = %v }
 %s
 `
 
+// cniPath is where Debian keeps the plugins that bridge networks need.
+const cniPath = "/usr/lib/cni"
+
 // Start starts a Nomad and waits until its node takes jobs.
 func Start(opt Options) (*Agent, error) {
 	if !lab.Inside() {
@@ -81,8 +86,13 @@ func Start(opt Options) (*Agent, error) {
 	if err != nil {
 		return nil, fmt.Errorf("starting nomad: %w", err)
 	}
+	if opt.CNI {
+		if err := os.Chmod(dir, 0o711); err != nil {
+			return nil, fmt.Errorf("starting nomad: %w", err)
+		}
+	}
 	a := &Agent{Addr: "http://127.0.0.1:4646", Dir: dir, opt: opt}
-	if err := os.WriteFile(filepath.Join(dir, "agent.hcl"), fmt.Appendf(nil, config, dir, opt.ACL, opt.More), 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(dir, "agent.hcl"), fmt.Appendf(nil, config, dir, cniPath, opt.ACL, opt.More), 0o600); err != nil {
 		return nil, errors.Join(fmt.Errorf("starting nomad: %w", err), a.Close())
 	}
 	if a.Client, err = api.NewClient(&api.Config{Address: a.Addr}); err != nil {

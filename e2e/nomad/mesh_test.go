@@ -1,0 +1,316 @@
+//go:build e2e
+
+package nomad_test
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	nomad "github.com/hashicorp/nomad/api"
+
+	"github.com/kerege/kerege/agent"
+	"github.com/kerege/kerege/api"
+	rig "github.com/kerege/kerege/e2e/nomad"
+	"github.com/kerege/kerege/e2e/parts"
+)
+
+// meshed is a Nomad with the jobs of nomad-jobs/, on a file system of its own.
+type meshed struct {
+	t *testing.T
+	a *rig.Agent
+}
+
+// host gives the lab folders that the pages write to, laid over the machine's, and
+// puts there what an operator installs.
+func host(t *testing.T) {
+	t.Helper()
+	for _, dir := range []string{"/etc", "/usr/local", "/var/lib"} {
+		up := filepath.Join("/run/laid", dir)
+		sh(t, fmt.Sprintf("mkdir -p %[1]s/up %[1]s/work && mount -t overlay overlay -o lowerdir=%[2]s,upperdir=%[1]s/up,workdir=%[1]s/work %[2]s", up, dir))
+		t.Cleanup(func() { syscall.Unmount(dir, syscall.MNT_DETACH) })
+	}
+	sh(t, `cd ../.. && go build -o /usr/local/bin/kerege . && go build -o /usr/local/bin/app ./e2e/app`)
+	sh(t, fmt.Sprintf(`cp %s /usr/local/bin/envoy && ln -sf %s /usr/local/bin/nomad
+echo "nameserver 10.0.0.2" > /etc/resolv.conf
+useradd --system --no-create-home kerege-envoy
+mkdir -p /etc/kerege.d/mesh`, parts.Path(t, "envoy"), parts.Path(t, "nomad")))
+	for _, name := range []string{"nomad-jobs"} {
+		from, err := filepath.Abs("../../" + name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		sh(t, "ln -sfn "+from+" /run/"+name)
+	}
+	text := "mesh {\n  default_intention = \"deny\"\n}\n\nintention \"api\" {\n  allow { from = [\"web\"] }\n}\n"
+	if err := os.WriteFile("/etc/kerege.d/mesh/mesh.hcl", []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func try(script string) (string, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, "sh", "-ec", script)
+	cmd.Env = append(os.Environ(), "PATH=/usr/local/bin:"+os.Getenv("PATH"))
+	out, err := cmd.CombinedOutput()
+	return string(out), err
+}
+
+func sh(t *testing.T, script string) string {
+	t.Helper()
+	out, err := try(script)
+	if err != nil {
+		t.Fatalf("%s: %v\n%s", script, err, out)
+	}
+	return out
+}
+
+func (m *meshed) status() (out api.AgentStatus) {
+	client, err := agent.NewClient("unix:///run/kerege/agent/api.sock")
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	out, _ = client.Status(ctx) // an agent that restarts says nothing
+	return out
+}
+
+// in counts the workloads of a service that are in the mesh, and says the rest.
+func (m *meshed) in(service string) (n int, rest string) {
+	for _, w := range m.status().Workloads {
+		if w.Service != service {
+			continue
+		}
+		if w.State == "in" && w.Accepted && w.Proxy.Ready {
+			n++
+		} else {
+			rest += fmt.Sprintf("\n%s/%s %s %s %s", w.Service, w.Workload, w.State, w.Reason, w.Proxy.Why)
+		}
+	}
+	return n, rest
+}
+
+func (m *meshed) until(limit time.Duration, what string, ok func() (bool, string)) time.Duration {
+	m.t.Helper()
+	began, last := time.Now(), ""
+	for time.Since(began) < limit {
+		good, said := ok()
+		if good {
+			return time.Since(began)
+		}
+		if said != last {
+			m.t.Logf("%s: %s", what, said)
+		}
+		last = said
+		time.Sleep(50 * time.Millisecond)
+	}
+	m.logs()
+	m.t.Fatalf("%s: not within %s: %s", what, limit, last)
+	return 0
+}
+
+func (m *meshed) has(service string, want int) time.Duration {
+	m.t.Helper()
+	return m.until(45*time.Second, fmt.Sprintf("%d of %s in the mesh", want, service), func() (bool, string) {
+		n, rest := m.in(service)
+		return n == want, fmt.Sprint(n, rest)
+	})
+}
+
+// logs shows what the tasks wrote.
+func (m *meshed) logs() {
+	files, _ := filepath.Glob(m.a.Dir + "/data/alloc/*/alloc/logs/*.std*.[0-9]")
+	for _, f := range files {
+		if text, err := os.ReadFile(f); err == nil && len(text) > 0 {
+			m.t.Logf("%s:\n%s", f, text[max(0, len(text)-3000):])
+		}
+	}
+	list, _, _ := m.a.Allocations().List(nil)
+	for _, a := range list {
+		for name, s := range a.TaskStates {
+			for _, e := range s.Events[max(0, len(s.Events)-3):] {
+				m.t.Log(a.JobID, name, s.State, e.DisplayMessage)
+			}
+		}
+	}
+}
+
+func (m *meshed) allocs(job, group string) (ids []string) {
+	list, _, err := m.a.Jobs().Allocations(job, true, nil)
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	for _, a := range list {
+		if a.TaskGroup == group && a.ClientStatus == nomad.AllocClientStatusRunning {
+			ids = append(ids, a.ID)
+		}
+	}
+	slices.Sort(ids)
+	return ids
+}
+
+// report is what app load counted.
+type report struct {
+	Calls    int            `json:"calls"`
+	Failed   int            `json:"failed"`
+	ByCode   map[int]int    `json:"by_code"`
+	Errors   map[string]int `json:"errors"`
+	FirstBad string         `json:"first_failure"`
+}
+
+// load calls from an allocation's network namespace, as its application would.
+func (m *meshed) load(alloc, url string, duration time.Duration) (r report) {
+	m.t.Helper()
+	text := sh(m.t, fmt.Sprintf("nsenter --net=/run/netns/%s app load -rate 50 -for %s -url %s", alloc, duration, url))
+	if err := json.Unmarshal([]byte(text), &r); err != nil {
+		m.t.Fatalf("%v: %s", err, text)
+	}
+	return r
+}
+
+func TestAJobInTheMesh(t *testing.T) {
+	host(t)
+	m := &meshed{t: t, a: start(t, rig.Options{CNI: true})}
+	t.Chdir("/run")
+	sh(t, "nomad job run -detach nomad-jobs/server.nomad.hcl")
+	m.until(30*time.Second, "the server", func() (bool, string) {
+		out, err := try("kerege services")
+		return err == nil, out
+	})
+	sh(t, "nomad job run -detach nomad-jobs/agent.nomad.hcl")
+	m.until(30*time.Second, "the agent's join", func() (bool, string) {
+		out, err := try("kerege token create -node n1 | kerege join -")
+		return err == nil, out
+	})
+	began := time.Now()
+	sh(t, "nomad job run -detach nomad-jobs/web-api.nomad.hcl")
+	m.has("web", 1)
+	m.has("api", 2)
+	t.Logf("from `nomad job run` to all in the mesh: %s", time.Since(began).Round(100*time.Millisecond))
+	var web, apis []string
+	m.until(30*time.Second, "the applications", func() (bool, string) {
+		web, apis = m.allocs("web-api", "web"), m.allocs("web-api", "api")
+		return len(web) == 1 && len(apis) == 2, fmt.Sprint(web, apis)
+	})
+	took := m.until(30*time.Second, "a first call", func() (bool, string) {
+		out, err := try("nsenter --net=/run/netns/" + web[0] + " curl -sS -o /dev/null -w '%{http_code}' http://api.mesh:8080/")
+		return err == nil && out == "200", out
+	})
+	t.Logf("a first call after %s more", took.Round(10*time.Millisecond))
+	for _, w := range m.status().Workloads {
+		if w.Netns != "/run/netns/"+w.Workload {
+			t.Errorf("%s is captured in %q", w.Workload, w.Netns)
+		}
+	}
+	r := m.load(web[0], "http://api.mesh:8080/", 5*time.Second)
+	t.Logf("called: %+v", r)
+	if r.Failed != 0 || r.Calls < 200 || r.ByCode[200] != r.Calls {
+		m.logs()
+		t.Errorf("%+v", r)
+	}
+	for _, url := range []string{"http://web.mesh:8080/", "http://api.mesh:8080/"} { // api is nobody's guest
+		if r := m.load(apis[0], url, time.Second); r.ByCode[403] != r.Calls || r.Calls == 0 {
+			t.Errorf("api calls %s: %+v", url, r)
+		}
+	}
+	if out, err := try(fmt.Sprintf("curl -sS -m 3 http://%s/", m.address(apis[0]))); err == nil {
+		t.Errorf("the host calls past the mesh and is answered: %s", out)
+	}
+	t.Run("a job stops under load", func(t *testing.T) { (&meshed{t, m.a}).stopsUnderLoad(web[0]) })
+	t.Run("an agent restarts under load", func(t *testing.T) { (&meshed{t, m.a}).agentRestarts(web[0]) })
+	t.Run("a job without an identity", func(t *testing.T) { (&meshed{t, m.a}).withoutIdentity() })
+}
+
+// address is where an allocation's application listens.
+func (m *meshed) address(alloc string) string {
+	for _, w := range m.status().Workloads {
+		if w.Workload == alloc && len(w.Addresses) > 0 {
+			return w.Addresses[0] + ":8080"
+		}
+	}
+	m.t.Fatalf("no address of %s", alloc)
+	return ""
+}
+
+// another is the sample's api as a job of its own, so that it can be stopped.
+func (m *meshed) another(name string, change func(string) string) {
+	m.t.Helper()
+	text, err := os.ReadFile("nomad-jobs/web-api.nomad.hcl")
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	head, rest, _ := strings.Cut(string(text), `  group "web" {`)
+	_, rest, _ = strings.Cut(rest, `  group "api" {`)
+	job := strings.Replace(head+`  group "api" {`+rest, `job "web-api"`, fmt.Sprintf("job %q", name), 1)
+	if err := m.a.Run(change(job)); err != nil {
+		m.t.Fatal(err)
+	}
+}
+
+func (m *meshed) stopsUnderLoad(web string) {
+	m.another("api-2", func(s string) string { return s })
+	m.has("api", 4)
+	m.until(30*time.Second, "the applications", func() (bool, string) { return len(m.allocs("api-2", "api")) == 2, "" })
+	done := make(chan report)
+	go func() { done <- m.load(web, "http://api.mesh:8080/", 25*time.Second) }()
+	time.Sleep(2 * time.Second) // calls before the stop
+	sh(m.t, "nomad job stop -detach api-2")
+	r := <-done
+	m.t.Logf("called: %+v", r)
+	if r.Failed != 0 || r.Calls < 1000 || r.ByCode[200] != r.Calls {
+		m.logs()
+		m.t.Errorf("%+v", r)
+	}
+	m.until(60*time.Second, "the stopped allocations' end", func() (bool, string) {
+		n := 0
+		for _, w := range m.status().Workloads {
+			if w.Service == "api" {
+				n++
+			}
+		}
+		return n == 2, fmt.Sprintf("%+v", m.status().Workloads)
+	})
+	if out := sh(m.t, "kerege capture status"); strings.Count(out, "/run/netns/") > 3 {
+		m.t.Errorf("more is captured than runs:\n%s", out)
+	}
+}
+
+func (m *meshed) agentRestarts(web string) {
+	done := make(chan report)
+	go func() { done <- m.load(web, "http://api.mesh:8080/", 12*time.Second) }()
+	time.Sleep(time.Second) // calls before the restart
+	sh(m.t, "nomad job restart -yes kerege-agent")
+	r := <-done
+	m.t.Logf("called: %+v", r)
+	if r.Failed != 0 || r.ByCode[200] != r.Calls {
+		m.t.Errorf("%+v", r)
+	}
+	m.has("web", 1)
+	m.has("api", 2)
+}
+
+func (m *meshed) withoutIdentity() {
+	m.another("api-3", func(s string) string {
+		head, rest, _ := strings.Cut(s, "      identity {")
+		_, rest, _ = strings.Cut(rest, "      }\n")
+		return head + rest
+	})
+	m.until(60*time.Second, "the reason", func() (bool, string) {
+		_, rest := m.in("api")
+		return strings.Contains(rest, "shows no workload identity"), rest
+	})
+	if n, _ := m.in("api"); n != 2 {
+		m.t.Errorf("%d of api are in the mesh", n)
+	}
+	sh(m.t, "nomad job stop -detach api-3")
+}

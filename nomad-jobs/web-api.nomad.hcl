@@ -1,0 +1,195 @@
+# Two services in the mesh: web calls http://api.mesh:8080. Each group is a plain job
+# of Nomad with two tasks of kerege before the application's own.
+job "web-api" {
+  type = "service"
+
+  group "web" {
+    count = 1
+
+    # Callers hear that an allocation stops before its tasks do.
+    shutdown_delay = "6s"
+
+    network {
+      mode = "bridge"
+      port "http" {
+        to = 8080
+      }
+      port "health" {
+        to = 8081
+      }
+    }
+
+    service {
+      name         = "web"
+      provider     = "nomad"
+      port         = "http"
+      address_mode = "alloc"
+      tags         = ["kerege-protocol=http"]
+
+      check { # a port that is not the service's is not captured
+        type         = "tcp"
+        port         = "health"
+        address_mode = "alloc"
+        interval     = "2s"
+        timeout      = "1s"
+      }
+    }
+
+    task "kerege-envoy" {
+      driver       = "raw_exec"
+      user         = "kerege-envoy"
+      kill_timeout = "45s"
+
+      lifecycle {
+        hook    = "prestart"
+        sidecar = true
+      }
+
+      config {
+        command = "/usr/local/bin/kerege"
+        args    = ["envoy", "-service", "web", "-workload", "${NOMAD_ALLOC_ID}"]
+      }
+
+      identity {
+        name        = "kerege"
+        aud         = ["kerege"]
+        file        = true
+        ttl         = "1h"
+        change_mode = "noop"
+      }
+
+      resources {
+        cpu    = 250
+        memory = 128
+      }
+    }
+
+    task "kerege-wait" { # holds the application back until its calls have a way
+      driver = "raw_exec"
+
+      lifecycle {
+        hook    = "prestart"
+        sidecar = false
+      }
+
+      config {
+        command = "/usr/local/bin/kerege"
+        args    = ["wait", "-service", "web", "-workload", "${NOMAD_ALLOC_ID}", "-timeout", "60s"]
+      }
+
+      resources {
+        cpu    = 50
+        memory = 32
+      }
+    }
+
+    task "web" {
+      driver = "raw_exec"
+
+      config {
+        command = "/bin/sh"
+        args    = ["-c", "python3 -m http.server 8081 & exec python3 -m http.server 8080"]
+      }
+
+      resources {
+        cpu    = 100
+        memory = 64
+      }
+    }
+  }
+
+  group "api" {
+    count = 2
+
+    # Callers hear that an allocation stops before its tasks do.
+    shutdown_delay = "6s"
+
+    network {
+      mode = "bridge"
+      port "http" {
+        to = 8080
+      }
+      port "health" {
+        to = 8081
+      }
+    }
+
+    service {
+      name         = "api"
+      provider     = "nomad"
+      port         = "http"
+      address_mode = "alloc"
+      tags         = ["kerege-protocol=http"]
+
+      check { # a port that is not the service's is not captured
+        type         = "tcp"
+        port         = "health"
+        address_mode = "alloc"
+        interval     = "2s"
+        timeout      = "1s"
+      }
+    }
+
+    task "kerege-envoy" {
+      driver       = "raw_exec"
+      user         = "kerege-envoy"
+      kill_timeout = "45s"
+
+      lifecycle {
+        hook    = "prestart"
+        sidecar = true
+      }
+
+      config {
+        command = "/usr/local/bin/kerege"
+        args    = ["envoy", "-service", "api", "-workload", "${NOMAD_ALLOC_ID}"]
+      }
+
+      identity {
+        name        = "kerege"
+        aud         = ["kerege"]
+        file        = true
+        ttl         = "1h"
+        change_mode = "noop"
+      }
+
+      resources {
+        cpu    = 250
+        memory = 128
+      }
+    }
+
+    task "kerege-wait" { # holds the application back until its calls have a way
+      driver = "raw_exec"
+
+      lifecycle {
+        hook    = "prestart"
+        sidecar = false
+      }
+
+      config {
+        command = "/usr/local/bin/kerege"
+        args    = ["wait", "-service", "api", "-workload", "${NOMAD_ALLOC_ID}", "-timeout", "60s"]
+      }
+
+      resources {
+        cpu    = 50
+        memory = 32
+      }
+    }
+
+    task "api" {
+      driver = "raw_exec"
+
+      config {
+        command = "/bin/sh"
+        args    = ["-c", "python3 -m http.server 8081 & exec python3 -m http.server 8080"]
+      }
+
+      resources {
+        cpu    = 100
+        memory = 64
+      }
+    }
+  }
+}
