@@ -66,7 +66,7 @@ func newRoot(t *testing.T, w *town.Town, h *lab.Host) *Root {
 		if t.Failed() && r.pid != 0 {
 			ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 			defer cancel()
-			out, _ := r.Run(ctx, "journalctl -b --no-pager | tail -120; iptables-save -t nat | grep -v '^#' | head -60")
+			out, _ := r.Run(ctx, "journalctl -b --no-pager | tail -400; iptables-save -t nat | grep -v '^#' | head -60")
 			t.Logf("--- %s\n%s", r.Name, out)
 		}
 		if err := r.Close(); err != nil {

@@ -96,8 +96,8 @@ func (p *page) console(ctx context.Context, b block) {
 		command, want, _ := strings.Cut(part, "\n")
 		began := time.Now()
 		out, code := p.run(ctx, b.host, command, input)
-		if took := time.Since(began); took > 5*time.Second {
-			p.t.Logf("%s:%d: `%s` took %s", p.name, b.line, command, took.Round(time.Millisecond))
+		if took := time.Since(began); took > 15*time.Second {
+			p.t.Errorf("%s:%d: `%s` took %s: something does not end (a goroutine dump is in the journal where it is the agent)", p.name, b.line, command, took.Round(time.Millisecond))
 		}
 		if code != exit {
 			p.t.Fatalf("%s:%d: `%s` on %s exits %d, the page says %d:\n%s", p.name, b.line, command, b.host, code, exit, out)
