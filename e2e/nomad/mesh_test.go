@@ -40,18 +40,55 @@ func host(t *testing.T) {
 	}
 	sh(t, `cd ../.. && go build -o /usr/local/bin/kerege . && go build -o /usr/local/bin/app ./e2e/app`)
 	sh(t, fmt.Sprintf(`cp %s /usr/local/bin/envoy && ln -sf %s /usr/local/bin/nomad
-echo "nameserver 10.0.0.2" > /etc/resolv.conf
-useradd --system --no-create-home kerege-envoy
-mkdir -p /etc/kerege.d/mesh`, parts.Path(t, "envoy"), parts.Path(t, "nomad")))
-	for _, name := range []string{"nomad-jobs"} {
-		from, err := filepath.Abs("../../" + name)
-		if err != nil {
-			t.Fatal(err)
-		}
-		sh(t, "ln -sfn "+from+" /run/"+name)
+echo "nameserver 10.0.0.2" > /etc/resolv.conf`, parts.Path(t, "envoy"), parts.Path(t, "nomad")))
+	from, err := filepath.Abs("../../nomad-jobs")
+	if err != nil {
+		t.Fatal(err)
 	}
-	text := "mesh {\n  default_intention = \"deny\"\n}\n\nintention \"api\" {\n  allow { from = [\"web\"] }\n}\n"
-	if err := os.WriteFile("/etc/kerege.d/mesh/mesh.hcl", []byte(text), 0o644); err != nil {
+	sh(t, "ln -sfn "+from+" /run/nomad-jobs")
+}
+
+// page is docs/nomad.md: the commands that a reader types, and those run so far.
+type page struct {
+	text string
+	left []string
+}
+
+func readPage(t *testing.T) *page {
+	t.Helper()
+	text, err := os.ReadFile("../../docs/nomad.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := &page{text: string(text)}
+	for line := range strings.Lines(p.text) {
+		if command, is := strings.CutPrefix(strings.TrimSpace(line), "$ "); is {
+			p.left = append(p.left, command)
+		}
+	}
+	return p
+}
+
+// next is the page's next command, which must begin as said.
+func (p *page) next(t *testing.T, begins string) string {
+	t.Helper()
+	if len(p.left) == 0 || !strings.HasPrefix(p.left[0], begins) {
+		t.Fatalf("the page goes on with %q, and the test with %q", p.left, begins)
+	}
+	command := p.left[0]
+	p.left = p.left[1:]
+	return command
+}
+
+// file is what the page says to write.
+func (p *page) file(t *testing.T, path string) {
+	t.Helper()
+	_, rest, found := strings.Cut(p.text, "```hcl "+path+"\n")
+	text, _, ends := strings.Cut(rest, "```")
+	if !found || !ends {
+		t.Fatalf("the page has no %s", path)
+	}
+	if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -180,20 +217,25 @@ func (m *meshed) load(alloc, url string, duration time.Duration) (r report) {
 
 func TestAJobInTheMesh(t *testing.T) {
 	host(t)
+	p := readPage(t)
+	sh(t, p.next(t, "useradd"))
+	sh(t, p.next(t, "mkdir"))
+	p.file(t, "/etc/kerege.d/mesh/mesh.hcl")
 	m := &meshed{t: t, a: start(t, rig.Options{CNI: true})}
 	t.Chdir("/run")
-	sh(t, "nomad job run -detach nomad-jobs/server.nomad.hcl")
+	sh(t, p.next(t, "nomad job run"))
 	m.until(30*time.Second, "the server", func() (bool, string) {
 		out, err := try("kerege services")
 		return err == nil, out
 	})
-	sh(t, "nomad job run -detach nomad-jobs/agent.nomad.hcl")
+	sh(t, p.next(t, "nomad job run"))
+	join := p.next(t, "kerege token create")
 	m.until(30*time.Second, "the agent's join", func() (bool, string) {
-		out, err := try("kerege token create -node n1 | kerege join -")
+		out, err := try(join)
 		return err == nil, out
 	})
 	began := time.Now()
-	sh(t, "nomad job run -detach nomad-jobs/web-api.nomad.hcl")
+	sh(t, p.next(t, "nomad job run"))
 	m.has("web", 1)
 	m.has("api", 2)
 	t.Logf("from `nomad job run` to all in the mesh: %s", time.Since(began).Round(100*time.Millisecond))
@@ -202,11 +244,17 @@ func TestAJobInTheMesh(t *testing.T) {
 		web, apis = m.allocs("web-api", "web"), m.allocs("web-api", "api")
 		return len(web) == 1 && len(apis) == 2, fmt.Sprint(web, apis)
 	})
+	if out := sh(t, p.next(t, "kerege services")); !strings.Contains(out, "api") || !strings.Contains(out, "web") {
+		t.Errorf("services:\n%s", out)
+	}
 	took := m.until(30*time.Second, "a first call", func() (bool, string) {
 		out, err := try("nsenter --net=/run/netns/" + web[0] + " curl -sS -o /dev/null -w '%{http_code}' http://api.mesh:8080/")
 		return err == nil && out == "200", out
 	})
 	t.Logf("a first call after %s more", took.Round(10*time.Millisecond))
+	if out := sh(t, p.next(t, "nomad alloc exec")); out != "200" {
+		t.Errorf("from inside the task: %q", out)
+	}
 	for _, w := range m.status().Workloads {
 		if w.Netns != "/run/netns/"+w.Workload {
 			t.Errorf("%s is captured in %q", w.Workload, w.Netns)
@@ -227,8 +275,19 @@ func TestAJobInTheMesh(t *testing.T) {
 		t.Errorf("the host calls past the mesh and is answered: %s", out)
 	}
 	t.Run("a job stops under load", func(t *testing.T) { (&meshed{t, m.a}).stopsUnderLoad(web[0]) })
-	t.Run("an agent restarts under load", func(t *testing.T) { (&meshed{t, m.a}).agentRestarts(web[0]) })
+	t.Run("an agent restarts under load", func(t *testing.T) { (&meshed{t, m.a}).agentRestarts(web[0], p.next(t, "nomad job restart")) })
 	t.Run("a job without an identity", func(t *testing.T) { (&meshed{t, m.a}).withoutIdentity() })
+	sh(t, p.next(t, "nomad job stop"))
+	m.until(60*time.Second, "an empty node", func() (bool, string) {
+		st := m.status()
+		return st.Joined && len(st.Workloads) == 0, fmt.Sprintf("%+v", st.Workloads)
+	})
+	if out, err := try("kerege capture status"); strings.Contains(out, "/run/netns/") {
+		t.Errorf("something is captured: %v\n%s", err, out)
+	}
+	if len(p.left) > 0 {
+		t.Errorf("the page's commands were not all run: %q", p.left)
+	}
 }
 
 // address is where an allocation's application listens.
@@ -285,11 +344,11 @@ func (m *meshed) stopsUnderLoad(web string) {
 	}
 }
 
-func (m *meshed) agentRestarts(web string) {
+func (m *meshed) agentRestarts(web, restart string) {
 	done := make(chan report)
 	go func() { done <- m.load(web, "http://api.mesh:8080/", 12*time.Second) }()
 	time.Sleep(time.Second) // calls before the restart
-	sh(m.t, "nomad job restart -yes kerege-agent")
+	sh(m.t, restart)
 	r := <-done
 	m.t.Logf("called: %+v", r)
 	if r.Failed != 0 || r.ByCode[200] != r.Calls {

@@ -1,0 +1,147 @@
+package agent
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/hashicorp/go-hclog"
+
+	"github.com/kerege/kerege/agent/capture"
+	"github.com/kerege/kerege/agent/identity"
+	"github.com/kerege/kerege/config"
+)
+
+const allocation = "8ba85cef-1a2b-4c3d-9e4f-5a6b7c8d9e0f"
+
+func newAllocated(t *testing.T) (*Agent, *fakeCapture) {
+	t.Helper()
+	a, err := New(&config.Agent{Node: "n1", DataDir: t.TempDir(), RunDir: t.TempDir()}, Options{Logger: hclog.NewNullLogger()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := &fakeCapture{}
+	a.cap = f
+	a.ladder = newLadder(a.log, []step{{name: "dns"}})
+	a.ladder.set(0, "up", "")
+	return a, f
+}
+
+// claimOf claims a workload with a file that stands for a network namespace.
+func claimOf(t *testing.T, a *Agent, key, path string, uid int) {
+	t.Helper()
+	if err := os.WriteFile(path, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	file, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	service, id := cutKey(key)
+	a.claimed(key, holder(&workload{placement: placement{Service: service, Workload: id}}), space{path, uid}, file, "token of "+key)
+}
+
+func TestWhereASidecarIs(t *testing.T) {
+	me := caller{uid: os.Geteuid(), pid: os.Getpid()}
+	if path, file, err := spaceOf(me, allocation); path != "" || file != nil || err != nil {
+		t.Errorf("in the agent's own namespace: %q %v %v", path, file, err)
+	}
+	for name, who := range map[string]caller{
+		"nobody":                {uid: -1},
+		"a process of a number": {uid: me.uid, pid: 1 << 30},
+		"another user's by now": {uid: me.uid + 1, pid: me.pid},
+	} {
+		if path, file, err := spaceOf(who, allocation); err == nil || file != nil {
+			t.Errorf("%s: %q %v", name, path, file)
+		}
+	}
+}
+
+func TestAnAllocationIsHeldUntilItsSidecarCalls(t *testing.T) {
+	a, _ := newAllocated(t)
+	placed := func(source, id, address string) *workload {
+		return &workload{placement: placement{Service: "web", Workload: id, Source: source, Addresses: []string{address}}, dir: "x"}
+	}
+	for name, w := range map[string]*workload{
+		"in the host's network": placed("nomad", allocation, "127.0.0.1"),
+		"of another registry":   placed("consul", allocation, "203.0.113.9"),
+		"no allocation":         placed("nomad", "", "203.0.113.9"),
+	} {
+		if a.allocated(w) {
+			t.Errorf("%s: %q", name, w.held)
+		}
+	}
+	w := placed("nomad", allocation, "203.0.113.9")
+	if !a.allocated(w) || !strings.Contains(w.held, "has not called") || w.dir != "" {
+		t.Errorf("%+v", w)
+	}
+	path := filepath.Join(t.TempDir(), "ns")
+	claimOf(t, a, "web/"+allocation, path, 4711)
+	w = placed("nomad", allocation, "203.0.113.9")
+	if !a.allocated(w) || w.held != "" || w.who.netns != path || w.dir == "" {
+		t.Errorf("%+v", w)
+	}
+	if got := a.claims.evidence(identity.Workload{Service: "web", Workload: allocation}); got != "token of web/"+allocation {
+		t.Errorf("shown: %q", got)
+	}
+	if got := a.claims.evidence(identity.Workload{Service: "web"}); got != "" {
+		t.Errorf("another workload shows %q", got)
+	}
+	claimOf(t, a, "web/"+allocation, path, 0)
+	w = placed("nomad", allocation, "203.0.113.9")
+	if !a.allocated(w) || !strings.Contains(w.held, "runs as root") {
+		t.Errorf("%+v", w)
+	}
+}
+
+func TestAllocationsAreCapturedByThemselvesAndTheHostIsNot(t *testing.T) {
+	a, f := newAllocated(t)
+	host := capture.Workload{Name: "db", UIDs: []uint32{4000}, OutboundPort: 1, InboundPort: 2}
+	f.st = capture.Status{Applied: true, Config: &capture.Config{Workloads: []capture.Workload{host}, EnvoyUIDs: []uint32{4710}}}
+	key := "web/" + allocation
+	path := filepath.Join(t.TempDir(), "ns")
+	claimOf(t, a, key, path, 4711)
+	a.memory.change(func(s *state) {
+		s.Placed = []placement{{Service: "web", Workload: allocation, Source: "nomad", Ports: []uint16{8080}, Addresses: []string{"203.0.113.9"}}}
+		s.In[key], s.Slots[key] = true, 3
+	})
+	a.proxies[key] = &running{}
+	look := func() []*workload {
+		var placed []placement
+		a.memory.look(func(s *state) { placed = s.Placed })
+		return a.survey(placed)
+	}
+	a.captureAllocations(t.Context(), look())
+	c := f.st.Config
+	if len(c.Workloads) != 2 || c.Workloads[0].Name != "db" || c.Workloads[1].Netns != path || c.Workloads[1].OutboundPort != capture.OutboundPort(3) || len(c.EnvoyUIDs) != 2 {
+		t.Fatalf("%+v", c)
+	}
+	f.st = capture.Status{} // kerege capture remove
+	a.captureAllocations(t.Context(), look())
+	if f.st.Applied {
+		t.Error("what an operator took away was captured again")
+	}
+
+	f.st = capture.Status{Applied: true, Config: c}
+	a.memory.change(func(s *state) { s.Placed[0].Gone = true })
+	a.captureAllocations(t.Context(), look())
+	if len(f.st.Config.Workloads) != 2 {
+		t.Fatal("an allocation that is leaving lost its capture while it runs")
+	}
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	a.captureAllocations(t.Context(), look())
+	if ws := f.st.Config.Workloads; len(ws) != 1 || ws[0].Name != "db" {
+		t.Errorf("captured: %+v", ws)
+	}
+	a.memory.look(func(s *state) {
+		if len(s.Placed)+len(s.In)+len(s.Slots)+len(s.Spaces) != 0 {
+			t.Errorf("remembered: %+v", s)
+		}
+	})
+	if _, still := a.claims.get(key); still {
+		t.Error("its claim stays")
+	}
+}
