@@ -14,7 +14,7 @@ build: ## build bin/kerege
 	@go build -trimpath -ldflags '$(LDFLAGS)' -o bin/kerege .
 	@go build -trimpath -o bin/app ./e2e/app
 
-demo: ## three hosts call each other through captured, mutually authenticated Envoys (KEEP=1, CONSUL=1)
+demo: ## three hosts call each other through captured, mutually authenticated Envoys (KEEP=1, CONSUL=1, SYSTEMD=1)
 	@tools/install.sh debian envoy $(if $(CONSUL),consul)
 	@$(MAKE) --no-print-directory build
 	@go build -o bin/demo ./demo
