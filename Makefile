@@ -18,7 +18,7 @@ demo: ## three hosts call each other through captured, mutually authenticated En
 	@tools/install.sh debian envoy $(if $(CONSUL),consul)
 	@$(MAKE) --no-print-directory build
 	@go build -o bin/demo ./demo
-	@bin/demo $(if $(KEEP),-keep) $(if $(CONSUL),-consul)
+	@bin/demo $(if $(KEEP),-keep) $(if $(CONSUL),-consul) $(if $(SYSTEMD),-systemd)
 
 test: lint e2e fuzz ## everything that must pass: lint, unit, golden, property, end to end, short fuzz
 
