@@ -71,7 +71,7 @@ func (c *Client) Wait(ctx context.Context, service, workload string) error {
 		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("waiting for the proxy of %s: %w: %s", key(service, workload), ctx.Err(), last)
+			return fmt.Errorf("the proxy of %s is not ready: %s: %w", key(service, workload), last, ctx.Err())
 		case <-tick.C:
 		}
 	}

@@ -39,8 +39,11 @@ func group(name, synopsis string) Command {
 		Name: name, Synopsis: synopsis, Args: "SUBCOMMAND",
 		Long:    synopsis + ". See the subcommands below.",
 		Example: "kerege " + name + " -help",
-		Run: func(*Call) error {
-			return fmt.Errorf("say which: kerege %s -help lists the subcommands", name)
+		Run: func(c *Call) error {
+			if len(c.Args) == 0 {
+				return fmt.Errorf("say which: kerege %s -help lists the subcommands", name)
+			}
+			return noCommand(name + " " + c.Args[0])
 		},
 	}
 }
@@ -85,7 +88,7 @@ func (r *runner) Synopsis() string { return r.command.Synopsis }
 
 func (r *runner) Help() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "Usage: kerege %s [options] %s\n\n", r.command.Name, r.command.Args)
+	fmt.Fprintf(&b, "%s\n\n", strings.TrimSpace("Usage: kerege "+r.command.Name+" [options] "+r.command.Args))
 	fmt.Fprintf(&b, "%s\n\n", indent(strings.TrimSpace(r.command.Long)))
 	fmt.Fprintf(&b, "Example:\n\n    $ %s\n\n", r.command.Example)
 	fmt.Fprintf(&b, "Options:\n\n")
@@ -118,7 +121,11 @@ func (r *runner) flags() (*flag.FlagSet, *bool) {
 
 func (r *runner) Run(args []string) int {
 	flags, asJSON := r.flags()
-	if err := flags.Parse(args); err != nil {
+	words, err := parse(flags, args)
+	if err == nil && len(words) > 0 && r.command.Args == "" {
+		err = fmt.Errorf("it takes no argument, and there is %q; see -help", words[0])
+	}
+	if err != nil {
 		if errors.Is(err, flag.ErrHelp) {
 			fmt.Fprintln(r.terminal.out, r.Help())
 			return exitOK
@@ -126,7 +133,7 @@ func (r *runner) Run(args []string) int {
 		r.terminal.fail("kerege "+r.command.Name, nearestFlag(flags, err))
 		return exitError
 	}
-	err := r.command.Run(&Call{terminal: r.terminal, Args: flags.Args(), JSON: *asJSON})
+	err = r.command.Run(&Call{terminal: r.terminal, Args: words, JSON: *asJSON})
 	var e exit
 	switch {
 	case err == nil:
@@ -139,6 +146,23 @@ func (r *runner) Run(args []string) int {
 	}
 	r.terminal.fail("kerege "+r.command.Name, err)
 	return exitError
+}
+
+// parse takes options before and behind the arguments, which it returns.
+func parse(flags *flag.FlagSet, args []string) (words []string, err error) {
+	for {
+		if err := flags.Parse(args); err != nil {
+			return nil, err
+		}
+		rest := flags.Args()
+		if len(rest) == 0 {
+			return words, nil
+		}
+		if used := len(args) - len(rest); used > 0 && args[used-1] == "--" {
+			return append(words, rest...), nil
+		}
+		words, args = append(words, rest[0]), rest[1:]
+	}
 }
 
 // nearestFlag turns flag's message into ours, with the flag that was perhaps meant.
@@ -214,7 +238,7 @@ func (c *Call) printJSON(v any) error {
 }
 
 func indent(text string) string {
-	return "  " + strings.ReplaceAll(text, "\n", "\n  ")
+	return strings.ReplaceAll("  "+strings.ReplaceAll(text, "\n", "\n  "), "\n  \n", "\n\n")
 }
 
 func isTerminal(w io.Writer) bool {

@@ -20,7 +20,7 @@ func sshConnection() string { return os.Getenv("SSH_CONNECTION") }
 func captureApplyCommand() Command {
 	var a agentFlags
 	var req api.CaptureApply
-	var undo time.Duration
+	undo := span(time.Minute)
 	return Command{
 		Name:     "capture apply",
 		Synopsis: "Steer this host's services through their Envoys; undoes itself unless it works",
@@ -32,7 +32,7 @@ Exits 1 with the ways out when something stops it; nothing was captured then.`,
 		Example: "kerege capture apply",
 		Flags: func(f *flag.FlagSet) {
 			a.register(f)
-			f.DurationVar(&undo, "undo", time.Minute, "After how `long` it is undone unless confirmed.")
+			f.Var(&undo, "undo", "The `duration` after which it is undone unless confirmed.")
 			f.BoolVar(&req.Manual, "manual", false, "A passed probe does not confirm: only kerege capture confirm does.")
 			f.IntVar(&req.Accept, "accept-refusals", 0, "The `number` of callers outside the mesh that strict services may refuse from now on.")
 		},
@@ -41,7 +41,7 @@ Exits 1 with the ways out when something stops it; nothing was captured then.`,
 			if err != nil {
 				return err
 			}
-			req.UndoSeconds, req.SSH = undo.Seconds(), sshConnection()
+			req.UndoSeconds, req.SSH = time.Duration(undo).Seconds(), sshConnection()
 			out, err := client.CaptureApply(c.ctx, req)
 			if err != nil {
 				return a.explain(err)

@@ -2,6 +2,7 @@ package command
 
 import (
 	"bytes"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -21,6 +22,7 @@ func fmtCommand() Command {
 		Args:     "[DIR|FILE...|-]",
 		Long: `Rewrites files in place in the layout that everybody's files have, and lists those it
 changed. With - it reads stdin and writes stdout. It never changes what a file means.
+A file that is no HCL is left as it is, and named.
 
 With -check nothing is written; exits 2 when a file would change.`,
 		Example: "kerege fmt -check /etc/kerege.d/mesh",
@@ -33,6 +35,9 @@ With -check nothing is written; exits 2 when a file would change.`,
 				if err != nil {
 					return fmt.Errorf("reading stdin: %w", err)
 				}
+				if err := c.syntax("stdin.hcl", src); err != nil {
+					return err
+				}
 				_, err = c.out.Write(config.Format("stdin.hcl", src))
 				return err
 			}
@@ -40,7 +45,7 @@ With -check nothing is written; exits 2 when a file would change.`,
 			if len(paths) == 0 {
 				paths = []string{"."}
 			}
-			changed, err := formatAll(paths, check)
+			changed, broken, err := c.formatAll(paths, check)
 			if err != nil {
 				return err
 			}
@@ -53,7 +58,10 @@ With -check nothing is written; exits 2 when a file would change.`,
 					fmt.Fprintln(c.out, f)
 				}
 			}
-			if check && len(changed) > 0 {
+			switch {
+			case broken:
+				return exit{code: exitError}
+			case check && len(changed) > 0:
 				return findings()
 			}
 			return nil
@@ -61,30 +69,49 @@ With -check nothing is written; exits 2 when a file would change.`,
 	}
 }
 
-func formatAll(paths []string, check bool) ([]string, error) {
-	changed := []string{}
+// formatAll goes on behind a file that is no HCL, and says that there is one.
+func (c *Call) formatAll(paths []string, check bool) (changed []string, broken bool, err error) {
+	changed = []string{}
 	for _, path := range paths {
 		err := filepath.WalkDir(path, func(file string, d fs.DirEntry, err error) error {
 			if err != nil || d.IsDir() || !strings.HasSuffix(file, ".hcl") {
 				return err
 			}
-			did, err := formatFile(file, check)
+			did, err := c.formatFile(file, check)
 			if did {
 				changed = append(changed, file)
+			}
+			if errors.As(err, &exit{}) {
+				broken, err = true, nil
 			}
 			return err
 		})
 		if err != nil {
-			return nil, fmt.Errorf("formatting: %w", err)
+			return nil, false, fmt.Errorf("formatting: %w", err)
 		}
 	}
-	return changed, nil
+	return changed, broken, nil
+}
+
+// syntax prints what keeps a text from being HCL.
+func (c *Call) syntax(name string, src []byte) error {
+	diags := config.Syntax(name, src)
+	if !diags.HasErrors() {
+		return nil
+	}
+	if err := diags.WriteText(c.err, c.color); err != nil {
+		return err
+	}
+	return exit{code: exitError}
 }
 
 // formatFile rewrites one file, by a rename, so that a crash leaves the old or the new one.
-func formatFile(file string, check bool) (changed bool, err error) {
+func (c *Call) formatFile(file string, check bool) (changed bool, err error) {
 	src, err := os.ReadFile(file)
 	if err != nil {
+		return false, err
+	}
+	if err := c.syntax(file, src); err != nil {
 		return false, err
 	}
 	out := config.Format(file, src)

@@ -23,7 +23,7 @@ var groups = []struct {
 func help(all map[string]cli.CommandFactory) string {
 	var b strings.Builder
 	b.WriteString("Usage: kerege COMMAND [options] [args]\n\n  A service mesh for Consul, Nomad and plain VMs.\n")
-	listed := map[string]bool{"version": true}
+	listed := map[string]bool{}
 	line := func(name string) {
 		factory, ok := all[name]
 		if !ok {

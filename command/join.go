@@ -1,12 +1,16 @@
 package command
 
 import (
+	"bufio"
 	"flag"
 	"fmt"
 	"io"
+	"os"
 	"strings"
+	"time"
 
 	"github.com/fatih/color"
+	"github.com/mattn/go-isatty"
 
 	"github.com/kerege/kerege/api"
 )
@@ -33,11 +37,11 @@ kerege capture apply.`,
 			}
 			token := c.Args[0]
 			if token == "-" {
-				text, err := io.ReadAll(io.LimitReader(c.in, 4096))
+				text, err := readToken(c)
 				if err != nil {
 					return fmt.Errorf("reading the token: %w", err)
 				}
-				token = pasted(string(text))
+				token = pasted(text)
 			}
 			client, err := a.client()
 			if err != nil {
@@ -53,6 +57,25 @@ kerege capture apply.`,
 			printJoined(c, joined)
 			return nil
 		},
+	}
+}
+
+// readToken reads stdin up to the end of the line with the token: whoever pastes it
+// presses Enter, and not Ctrl-D.
+func readToken(c *Call) (string, error) {
+	if f, ok := c.in.(*os.File); ok && isatty.IsTerminal(f.Fd()) {
+		fmt.Fprint(c.err, "The token, from kerege token create: ")
+	}
+	in := bufio.NewReader(io.LimitReader(c.in, 4096))
+	for text := ""; ; {
+		line, err := in.ReadString('\n')
+		text += line
+		switch {
+		case strings.Contains(line, "kj_"), err == io.EOF:
+			return text, nil
+		case err != nil:
+			return "", err
+		}
 	}
 }
 
@@ -117,6 +140,7 @@ func workloadLine(c *Call, w api.AgentWorkload) string {
 func leaveCommand() Command {
 	var a agentFlags
 	var req api.AgentLeave
+	timeout := span(30 * time.Second)
 	return Command{
 		Name:     "leave",
 		Synopsis: "Take this host, or one service of it, out of the mesh",
@@ -128,7 +152,7 @@ they were before.`,
 		Example: "kerege leave",
 		Flags: func(f *flag.FlagSet) {
 			a.register(f)
-			f.Float64Var(&req.Timeout, "timeout", 30, "How many `seconds` to wait for a server's acknowledgement.")
+			f.Var(&timeout, "timeout", "The `duration` to wait for a server's acknowledgement.")
 			f.BoolVar(&req.Force, "force", false, "Leave even when no server acknowledges: callers may still send here for a while.")
 		},
 		Run: func(c *Call) error {
@@ -138,6 +162,7 @@ they were before.`,
 			if len(c.Args) == 1 {
 				req.Service = c.Args[0]
 			}
+			req.Timeout = time.Duration(timeout).Seconds()
 			client, err := a.client()
 			if err != nil {
 				return err

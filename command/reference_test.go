@@ -76,7 +76,16 @@ func TestExitCodesAndErrors(t *testing.T) {
 		out, stderr string
 	}{
 		{[]string{}, 0, "Usage: kerege", ""},
-		{[]string{"nosuch"}, 1, "", "Usage: kerege"},
+		{[]string{"help"}, 0, "Usage: kerege COMMAND", ""},
+		{[]string{"help", "capture", "plan"}, 0, "Usage: kerege capture plan", ""},
+		{[]string{"capture", "-help"}, 0, "Subcommands:", ""},
+		{[]string{"nosuch"}, 1, "", `there is no command "nosuch"`},
+		{[]string{"sttus"}, 1, "", "did you mean kerege status?"},
+		{[]string{"capture", "plna"}, 1, "", "did you mean kerege capture plan?"},
+		{[]string{"token"}, 1, "", "say which"},
+		{[]string{"status", "more"}, 1, "", `takes no argument, and there is "more"`},
+		{[]string{"services", "api", "-jsno"}, 1, "", "did you mean -json"},
+		{[]string{"wait", "-service", "web", "-timeout", "soon"}, 1, "", "written 90s"},
 		{[]string{"version", "-json"}, 0, `"version"`, ""},
 		{[]string{"status", "-jsno"}, 1, "", "did you mean -json"},
 		{[]string{"status"}, 3, "", "Is the server running?"},
@@ -89,6 +98,24 @@ func TestExitCodesAndErrors(t *testing.T) {
 		if code != c.code || !strings.Contains(out.String(), c.out) || !strings.Contains(errOut.String()+out.String(), c.stderr) {
 			t.Errorf("kerege %s: exit %d, want %d\nstdout: %s\nstderr: %s", strings.Join(c.args, " "), code, c.code, out.String(), errOut.String())
 		}
+	}
+}
+
+func TestFmtLeavesWhatIsNoHCL(t *testing.T) {
+	dir := t.TempDir()
+	broken, fine := filepath.Join(dir, "a.hcl"), filepath.Join(dir, "b.hcl")
+	for file, text := range map[string]string{broken: "service \"a\" {\nprotocol=1\n", fine: "mtls=1\n"} {
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var out, errOut bytes.Buffer
+	code := Run([]string{"fmt", dir}, strings.NewReader(""), &out, &errOut)
+	if code != 1 || out.String() != fine+"\n" || !strings.Contains(errOut.String(), "a.hcl:1:13: '{' is never closed") {
+		t.Errorf("exit %d, %q, %q", code, out.String(), errOut.String())
+	}
+	if code := Run([]string{"fmt", "-"}, strings.NewReader("a = {"), &out, &errOut); code != 1 {
+		t.Errorf("stdin: exit %d", code)
 	}
 }
 

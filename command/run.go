@@ -2,9 +2,13 @@ package command
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"io"
 	"os"
 	"os/signal"
+	"slices"
+	"strings"
 	"syscall"
 
 	"github.com/hashicorp/cli"
@@ -23,9 +27,18 @@ func Run(args []string, in io.Reader, out, errOut io.Writer) int {
 	c.HelpWriter, c.ErrorWriter = out, errOut
 	c.HelpFunc = help
 	c.Autocomplete = true
+	c.HiddenCommands = []string{"capture dial", "capture guard"} // the agent's own
 	c.Commands = map[string]cli.CommandFactory{}
 	for _, cmd := range commands() {
 		c.Commands[cmd.Name] = func() (cli.Command, error) { return &runner{command: cmd, terminal: t}, nil }
+	}
+	if len(args) > 0 && args[0] == "help" {
+		c.Args = append(slices.Clone(args[1:]), "-help")
+		args = c.Args
+	}
+	if len(args) > 0 && !strings.HasPrefix(args[0], "-") && !known(args[0]) {
+		t.fail("kerege", noCommand(args[0]))
+		return exitError
 	}
 	if len(args) == 0 {
 		c.ErrorWriter = out // asking for nothing is asking for help
@@ -45,4 +58,27 @@ func Run(args []string, in io.Reader, out, errOut io.Writer) int {
 		return exitError
 	}
 	return code
+}
+
+func known(word string) bool {
+	return slices.ContainsFunc(commands(), func(c Command) bool { return c.Name == word })
+}
+
+// noCommand says of "sttus", or of "capture plna", what was perhaps meant.
+func noCommand(name string) error {
+	all, _, sub := strings.Cut(name, " ")
+	if !sub {
+		all = ""
+	}
+	best, distance := "", 3
+	for _, c := range commands() {
+		if d := editDistance(name, c.Name); d < distance && strings.Contains(c.Name, " ") == sub {
+			best, distance = c.Name, d
+		}
+	}
+	said := fmt.Sprintf("there is no command %q", name)
+	if best != "" {
+		said += "; did you mean kerege " + best + "?"
+	}
+	return errors.New(said + "\n" + strings.Join(strings.Fields("kerege "+all+" -help"), " ") + " lists them.")
 }

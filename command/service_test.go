@@ -91,7 +91,10 @@ func TestTheWatchdogIsFedOnlyAfterACheck(t *testing.T) {
 		t.Errorf("fed though the check fails: %q", got)
 	}
 	notify := telemetry.NewNotifier()
-	stopHangups := onHangup(func() { tell(hclog.NewNullLogger(), notify.Reloading()); tell(hclog.NewNullLogger(), notify.Reloaded()) })
+	stopHangups := onHangup(func() {
+		tell(hclog.NewNullLogger(), notify.Reloading())
+		tell(hclog.NewNullLogger(), notify.Reloaded())
+	})
 	defer stopHangups()
 	if err := syscall.Kill(os.Getpid(), syscall.SIGHUP); err != nil {
 		t.Fatal(err)

@@ -27,10 +27,13 @@ do not. With names, only those.`,
 				return err
 			}
 			if len(c.Args) > 0 {
-				all = slices.DeleteFunc(all, func(v api.Service) bool { return !slices.Contains(c.Args, v.Name) })
-				if len(all) == 0 {
-					return fmt.Errorf("no registry knows a service %s\n`kerege services` lists all that are known.", strings.Join(c.Args, ", "))
+				unknown := slices.DeleteFunc(slices.Clone(c.Args), func(name string) bool {
+					return slices.ContainsFunc(all, func(v api.Service) bool { return v.Name == name })
+				})
+				if len(unknown) > 0 {
+					return fmt.Errorf("no registry knows a service %s\n`kerege services` lists all that are known.", strings.Join(unknown, ", "))
 				}
+				all = slices.DeleteFunc(all, func(v api.Service) bool { return !slices.Contains(c.Args, v.Name) })
 			}
 			if c.JSON {
 				return c.printJSON(all)

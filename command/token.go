@@ -11,7 +11,7 @@ import (
 func tokenCreateCommand() Command {
 	var s serverFlags
 	var node string
-	var ttl time.Duration
+	ttl := span(10 * time.Minute)
 	return Command{
 		Name:     "token create",
 		Synopsis: "Make a join token: one host, once, for a short time",
@@ -22,11 +22,11 @@ is used or expires.`,
 		Flags: func(f *flag.FlagSet) {
 			s.register(f)
 			f.StringVar(&node, "node", "", "The `name` of the host, as the registries know it. Left out: any host.")
-			f.DurationVar(&ttl, "ttl", 10*time.Minute, "How `long` it may be used.")
+			f.Var(&ttl, "ttl", "The `duration` in which it may be used.")
 		},
 		Run: func(c *Call) error {
 			var t api.Token
-			if err := s.post(c, "/v1/tokens", api.TokenRequest{Node: node, TTLSeconds: ttl.Seconds()}, &t); err != nil {
+			if err := s.post(c, "/v1/tokens", api.TokenRequest{Node: node, TTLSeconds: time.Duration(ttl).Seconds()}, &t); err != nil {
 				return err
 			}
 			if c.JSON {

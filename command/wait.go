@@ -4,6 +4,7 @@ import (
 	"context"
 	"flag"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/kerege/kerege/api"
@@ -12,7 +13,7 @@ import (
 func waitCommand() Command {
 	var a agentFlags
 	var service, workload string
-	var timeout time.Duration
+	timeout := span(time.Minute)
 	return Command{
 		Name:     "wait",
 		Synopsis: "Wait until a service's proxy is ready",
@@ -26,7 +27,7 @@ Exits 3 when the time is over; the last reason is printed.`,
 			a.register(f)
 			f.StringVar(&service, "service", "", "The `service`.")
 			f.StringVar(&workload, "workload", "", "The `workload` of it, where the host has several.")
-			f.DurationVar(&timeout, "timeout", time.Minute, "How `long` to wait.")
+			f.Var(&timeout, "timeout", "The `duration` to wait, such as 90s.")
 		},
 		Run: func(c *Call) error {
 			if service == "" {
@@ -36,10 +37,14 @@ Exits 3 when the time is over; the last reason is printed.`,
 			if err != nil {
 				return err
 			}
-			ctx, cancel := context.WithTimeout(c.ctx, timeout)
+			ctx, cancel := context.WithTimeout(c.ctx, time.Duration(timeout))
 			defer cancel()
 			if err := client.Wait(ctx, service, workload); err != nil {
-				return degraded("%v", err)
+				why, late := strings.CutSuffix(err.Error(), ": "+context.DeadlineExceeded.Error())
+				if late {
+					why += " (waited " + timeout.String() + ")"
+				}
+				return degraded("%s", why)
 			}
 			if c.JSON {
 				return c.printJSON(api.AgentReady{Ready: true})

@@ -40,7 +40,7 @@ func (b *builder) build(root *node) {
 		b.mesh.Routes = append(b.mesh.Routes, r)
 	}
 	for _, n := range root.all("intention") {
-		b.mesh.Intentions = append(b.mesh.Intentions, intention(n))
+		b.mesh.Intentions = append(b.mesh.Intentions, b.intention(n))
 	}
 	b.sort()
 }
@@ -236,11 +236,26 @@ const hundred = 10000
 
 func hundredths(percent float64) uint32 { return uint32(math.Round(percent * 100)) }
 
-func intention(n *node) mesh.Intention {
+func (b *builder) intention(n *node) mesh.Intention {
 	out := mesh.Intention{Label: n.label, Open: n.text("open"), Pos: pos(n.rng)}
+	b.named(n.label, place{n.labelRng, n.in})
 	for _, x := range n.blocks {
+		for _, list := range []string{"from", "except"} {
+			if v := x.args[list]; v != nil {
+				for _, i := range v.items {
+					b.named(i.text, place{i.rng, x.in})
+				}
+			}
+		}
 		out.Rules = append(out.Rules, mesh.Permission{Action: mesh.Action(x.schema.name), Name: x.text("name"), From: x.texts("from"), Except: x.texts("except"),
 			Methods: x.texts("methods"), Path: x.text("path"), PathPrefix: x.text("path_prefix"), PathRegex: x.text("path_regex"), Ports: x.texts("ports"), Pos: pos(x.rng)})
 	}
 	return out
+}
+
+// named remembers where an intention speaks of one service.
+func (b *builder) named(service string, where place) {
+	if !strings.Contains(service, "*") {
+		b.mesh.places.named = append(b.mesh.places.named, placed{service: mesh.ServiceName(service), where: where})
+	}
 }

@@ -9,7 +9,8 @@ import (
 
 // CatalogWarnings holds a mesh against the instances that the registries know
 // (the mesh's own are added): a subset whose filter matches none of its
-// service's instances, and a target of which nobody knows an instance.
+// service's instances, a target of which nobody knows an instance, and a service
+// of an intention that nobody knows, where it is nearly one that is known.
 func CatalogWarnings(m *Mesh, instances []mesh.Instance) Diagnostics {
 	s := &sink{files: m.places.lines.files, lines: map[string][]int{}}
 	byService := map[mesh.ServiceName][]*mesh.Instance{}
@@ -39,6 +40,16 @@ func CatalogWarnings(m *Mesh, instances []mesh.Instance) Diagnostics {
 			fix = fmt.Sprintf("Did you mean %q? %s", near, fix)
 		}
 		s.warnf(codeUnseen, p.where, fix, "no registry and no file knows an instance of %q", p.service)
+	}
+	for _, c := range m.Services {
+		known = append(known, string(c.Name))
+	}
+	for _, p := range m.places.named {
+		// Rights are often written before their service is there: only what looks
+		// like a slip is worth a word.
+		if near := nearest(string(p.service), known); near != "" && !slices.Contains(known, string(p.service)) {
+			s.warnf(codeUnseen, p.where, fmt.Sprintf("Did you mean %q?", near), "no registry and no file knows a service %q", p.service)
+		}
 	}
 	s.diags.sort()
 	return s.diags

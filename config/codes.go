@@ -71,6 +71,6 @@ func Codes() []Code {
 		{codeNoMatch, "warning", "a subset's filter matches no instance"},
 		{codeNoRest, "warning", "a canary by match has no rule for the rest"},
 		{codeNever, "warning", "a rule can never be reached"},
-		{codeUnseen, "warning", "a target that no registry and no file knows"},
+		{codeUnseen, "warning", "a service that no registry and no file knows"},
 	}
 }

@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"strings"
 
+	"github.com/hashicorp/hcl/v2"
+	"github.com/hashicorp/hcl/v2/hclsyntax"
 	"github.com/hashicorp/hcl/v2/hclwrite"
 )
 
@@ -18,6 +20,17 @@ func Format(name string, src []byte) []byte {
 		return src
 	}
 	return hclwrite.Format(src)
+}
+
+// Syntax says what keeps a text from being HCL at all; whether its words mean
+// anything is not asked.
+func Syntax(name string, src []byte) Diagnostics {
+	p := &parser{sink: newSink(map[string][]byte{name: src})}
+	if prescan(p.sink, name, src); len(p.diags) == 0 && !strings.HasSuffix(name, ".json") {
+		_, diags := hclsyntax.ParseConfig(src, name, hcl.InitialPos)
+		p.foreign(diags)
+	}
+	return p.done()
 }
 
 // IsFormatted says whether Format would change nothing.

@@ -165,6 +165,31 @@ func TestUnsupported(t *testing.T) {
 	}
 }
 
+// A right for a service that is not there yet is nothing to speak of; one for a
+// name that is nearly another's is.
+func TestCatalogWarningsOfIntentions(t *testing.T) {
+	m, diags := LoadBytes(map[string][]byte{"a.hcl": []byte(`service "orders" {}
+intention "ordres" {
+  allow { from = ["wbe", "web", "payments", "*"] }
+}
+`)})
+	if diags.HasErrors() {
+		t.Fatal(diags)
+	}
+	got := CatalogWarnings(m, []mesh.Instance{{Service: "web"}})
+	if len(got) != 2 || got[0].Position.Line != 2 || !strings.Contains(got[0].Fix, `"orders"`) || got[1].Position.Line != 3 || !strings.Contains(got[1].Fix, `"web"`) {
+		t.Errorf("got %v", got)
+	}
+}
+
+func TestSyntax(t *testing.T) {
+	for text, bad := range map[string]bool{"service \"a\" {\n  nonsense = 1\n}\n": false, "service \"a\" {\n": true, "a = 1 }\n": true} {
+		if got := Syntax("a.hcl", []byte(text)); got.HasErrors() != bad {
+			t.Errorf("%q: %v", text, got)
+		}
+	}
+}
+
 func TestCatalogWarnings(t *testing.T) {
 	m, diags := Load("../examples/tasks/02-canary-by-weight-nomad.hcl")
 	if len(diags) > 0 {

@@ -37,6 +37,7 @@ type places struct {
 	lines   *sink
 	subsets []placed
 	targets []placed
+	named   []placed // by intentions
 }
 
 type placed struct {

@@ -297,15 +297,22 @@ func (p *parser) twice(first, second *node, in string) {
 	p.relate(d, first.rng, "first here")
 }
 
+// an puts the article before a word.
+func an(word string) string {
+	if strings.Contains("aeio", word[:1]) {
+		return "an " + word
+	}
+	return "a " + word
+}
+
 // unknown reports a name that the schema does not have here.
 func (p *parser) unknown(n *node, given string, rng hcl.Range, what string) {
 	n.bad = true
 	where := n.schema.name
 	if n.schema.labels() == 1 || n.in != "" {
-		where = "a " + where + " block"
-	} else {
-		where = "a " + where
+		where += " block"
 	}
+	where = an(where)
 	other := n.schema.blockNamed(given)
 	if what == "argument" && other != nil {
 		p.errorf(codeUnknown, place{rng, n.in}, labelFix(other), "%s is a block here, not an argument", given)
@@ -316,7 +323,7 @@ func (p *parser) unknown(n *node, given string, rng hcl.Range, what string) {
 		return
 	}
 	if home := p.elsewhere[given]; home != "" && n.in == "" {
-		p.errorf(codePlace, place{rng, n.in}, "Move it to "+home+".", "%s does not belong into a %s", given, n.schema.name)
+		p.errorf(codePlace, place{rng, n.in}, "Move it to "+home+".", "%s does not belong into %s", given, an(n.schema.name))
 		return
 	}
 	p.errorf(codeUnknown, place{rng, n.in}, didYouMean(given, n.schema.names()), "there is no %s %s in %s", what, shownText(given), where)

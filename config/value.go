@@ -91,7 +91,7 @@ func (p *parser) mistyped(a *attr, r raw, in string) bool {
 		switch {
 		case a.typ.kind == kindTexts && isText:
 			fix = fmt.Sprintf("Write a list: %s = [%s].", a.name, shown)
-		case isText && (a.typ.kind == kindInt || a.typ.kind == kindNumber || a.typ.kind == kindBool) && len(shown) > 2:
+		case isText && bare(a.typ, strings.Trim(shown, `"`)):
 			fix = fmt.Sprintf("Write it without quotes: %s = %s.", a.name, strings.Trim(shown, `"`))
 		case a.typ.kind <= kindText && r.what == isLiteral && !isText && !r.lit.IsNull():
 			fix = fmt.Sprintf("Put it between double quotes: %s = %q.", a.name, shown)
@@ -102,6 +102,18 @@ func (p *parser) mistyped(a *attr, r raw, in string) bool {
 		}
 	}
 	p.errorf(codeType, place{r.rng, in}, fix, "%s is %s, not %s", a.name, a.typ.article(), r.describe())
+	return false
+}
+
+// bare says whether a text would be of the type without its quotes.
+func bare(t *typ, text string) bool {
+	switch t.kind {
+	case kindInt, kindNumber:
+		_, err := strconv.ParseFloat(text, 64)
+		return err == nil
+	case kindBool:
+		return text == "true" || text == "false"
+	}
 	return false
 }
 
