@@ -230,8 +230,7 @@ func (a *Agent) recall() {
 		c, _ := a.claims.get(k)
 		if c.held == nil && strings.HasPrefix(s.Path, namedSpaces+"/") {
 			if file, err := os.Open(s.Path); err == nil {
-				a.claims.change(k, func(c *claim) { c.space, c.held, c.captured = s, file, true })
-				c.held = file
+				c.held = a.reclaimed(k, s, file)
 			}
 		}
 		if c.held != nil && samePath(s.Path, c.held) {
@@ -256,6 +255,22 @@ func (a *Agent) recall() {
 	})
 	a.log.Info("allocations are over", "workloads", over)
 	poke(a.changed)
+}
+
+// reclaimed takes a namespace that was claimed before this agent started. Who is
+// in the mesh was captured then; what an operator has taken away since stays away.
+func (a *Agent) reclaimed(k string, s space, file *os.File) (held *os.File) {
+	in := a.isIn(k)
+	a.claims.change(k, func(c *claim) {
+		if c.held != nil { // its sidecar was quicker
+			file.Close()
+			held = c.held
+			return
+		}
+		c.space, c.held, c.captured = s, file, in
+		held = file
+	})
+	return held
 }
 
 func cloneMap(in map[string]space) map[string]space {
