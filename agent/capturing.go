@@ -190,6 +190,13 @@ func (a *Agent) CapturePlan(ctx context.Context, ssh string, accept int) (*captu
 		}
 		plan.Workloads = append(plan.Workloads, capture.PlannedWorkload{Name: h.Workload, Notes: []string{"held, and left out: " + h.Mend}})
 	}
+	if len(c.Workloads) == 0 {
+		if err := a.standing("identity"); err != nil {
+			plan.Stops = []capture.Stop{{What: "this host is not in the mesh", Mend: err.Error()}}
+		} else if len(held) == 0 {
+			plan.Stops = append(plan.Stops, capture.Stop{What: "nothing to capture", Mend: "no registry places a service on the node " + a.node()})
+		}
+	}
 	return plan, nil
 }
 

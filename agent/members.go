@@ -95,7 +95,7 @@ func (a *Agent) stands(w *workload) standing {
 	case left:
 		return standing{"left", "it left by hand; kerege join, or kerege capture apply, brings it back"}
 	case in && w.Gone:
-		return standing{"in", "no registry places it here any more; kerege leave -service " + w.Service + " takes it out"}
+		return standing{"in", "no registry places it here any more; kerege leave " + w.Service + " takes it out"}
 	case in && r != nil:
 		_, why := r.relay.Ready()
 		return standing{"in", why}

@@ -116,5 +116,9 @@ func (a *Agent) ready(service, workload string) api.AgentReady {
 		}
 		return out
 	}
-	return api.AgentReady{State: "unknown", Why: "no registry places " + key(service, workload) + " on this node, as far as is known yet"}
+	why := "no registry places " + key(service, workload) + " on this node, as far as is known yet"
+	if err := a.standing("identity"); err != nil {
+		why = err.Error()
+	}
+	return api.AgentReady{State: "unknown", Why: why}
 }

@@ -103,16 +103,26 @@ func (l *ladder) status() []api.AgentStep {
 	return append([]api.AgentStep{}, l.rows...)
 }
 
-// needs is an error that names the step that does not stand.
+// needs is an error that names the step that does not stand, and the one before
+// it that it waits for.
 func (l *ladder) needs(name string) error {
+	var first *api.AgentStep // that does not stand
 	for _, r := range l.status() {
-		if r.Name != name || r.State == "up" {
+		if first == nil && r.State != "up" {
+			first = &r
+		}
+		if r.Name != name {
 			continue
 		}
-		if r.Error != "" {
+		switch {
+		case r.State == "up":
+			return nil
+		case r.Error != "":
 			return fmt.Errorf("the agent's step %q does not stand: %s", name, r.Error)
+		case first.Error != "":
+			return fmt.Errorf("the agent's step %q waits for its step %q: %s", name, first.Name, first.Error)
 		}
-		return fmt.Errorf("the agent's step %q is %s; kerege status shows what it waits for", name, r.State)
+		return fmt.Errorf("the agent's step %q is %s; try again in a moment", name, r.State)
 	}
 	return nil
 }

@@ -61,6 +61,9 @@ func TestStepsGoUpInOrderAndDownInReverse(t *testing.T) {
 		if err := l.needs("dns"); err == nil || !strings.Contains(err.Error(), "port 53 is taken") {
 			t.Errorf("needs dns: %v", err)
 		}
+		if err := l.needs("capture"); err == nil || !strings.Contains(err.Error(), `waits for its step "dns": port 53 is taken`) {
+			t.Errorf("needs capture: %v", err)
+		}
 		if err := l.needs("relay"); err != nil {
 			t.Errorf("the step before a failed one does not stand: %v", err)
 		}

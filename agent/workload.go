@@ -82,6 +82,9 @@ func (a *Agent) survey(placed []placement) []*workload {
 		if own := &a.cfg.Workloads[i]; !seen[own.Name] {
 			w := &workload{placement: placement{Service: own.Name, Ports: own.Ports}, id: a.proxyID(own.Name, ""), own: own}
 			w.held = fmt.Sprintf("no registry places %s on the node %s; register it there, or mend the name in agent.hcl", own.Name, a.node())
+			if err := a.standing("identity"); err != nil {
+				w.held = "not known yet whether a registry places it here: " + err.Error()
+			}
 			out = append(out, w)
 		}
 	}

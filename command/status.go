@@ -142,7 +142,7 @@ func hostsLine(nodes []api.Node) string {
 		if len(n.Services) > 0 {
 			text += " (" + strings.Join(n.Services, " ") + ")"
 		} else {
-			text += " (joined, not captured)"
+			text += " (no service of it)"
 		}
 		if !n.Connected {
 			text += " away"

@@ -135,7 +135,7 @@ func (e *Explanation) cluster(v *View, cl *Cluster, weight uint32) {
 	for _, h := range HeldOf(v.snap, cl.Service) {
 		list = append(list, fmt.Sprintf("%s held: %s", h.Instance.Addr, h.Reason))
 	}
-	e.add("endpoints", fmt.Sprintf("%s has %d endpoints.", cl.Name, len(list)-len(HeldOf(v.snap, cl.Service))), mesh.Pos{}, list...)
+	e.add("endpoints", fmt.Sprintf("%s has %s.", cl.Name, endpoints(len(list)-len(HeldOf(v.snap, cl.Service)))), mesh.Pos{}, list...)
 	if len(cl.Endpoints.Groups) == 0 {
 		e.Allowed = false
 	}
@@ -200,4 +200,11 @@ func spoken(p mesh.Protocol) string {
 
 func healthWord(h mesh.Health) string {
 	return [...]string{"healthy", "warning", "unhealthy", "draining"}[min(int(h), 3)]
+}
+
+func endpoints(n int) string {
+	if n == 1 {
+		return "1 endpoint"
+	}
+	return fmt.Sprintf("%d endpoints", n)
 }

@@ -190,7 +190,7 @@ func (s *Server) Reload(ctx context.Context) {
 		s.log.Error("reload failed", "error", err)
 	case len(a.Diagnostics) > 0:
 		for _, d := range a.Diagnostics {
-			s.log.Error("the mesh files are refused; generation goes on", "where", d.Where, "what", d.Summary, "fix", d.Detail)
+			s.log.Error("the mesh files are refused; the generation before goes on", "where", d.Where, "what", d.Summary, "fix", d.Detail)
 		}
 	}
 }

@@ -32,7 +32,11 @@ func (p *Plan) WriteText(w io.Writer) error {
 		line("not known", "who of the callers is in the mesh, so all count as outside: %s", p.Unknown)
 	}
 	for _, s := range p.Stops {
-		b.WriteString("\nstop: " + s.What + "\n      " + s.Mend + "\n")
+		who := ""
+		if s.Workload != "" {
+			who = "workload " + s.Workload + ": "
+		}
+		b.WriteString("\nstop: " + who + s.What + "\n      " + s.Mend + "\n")
 	}
 	passed := 0
 	for _, c := range p.Checks {
@@ -41,10 +45,13 @@ func (p *Plan) WriteText(w io.Writer) error {
 		}
 	}
 	fmt.Fprintf(&b, "%d of %d checks pass.", passed, len(p.Checks))
-	if len(p.Stops) == 0 {
-		b.WriteString("  Apply: kerege capture apply    (undoes itself in 60 s unless confirmed)")
-	} else {
+	switch {
+	case len(p.Stops) > 0:
 		b.WriteString("  Nothing was changed.")
+	case p.Host.Settled:
+		b.WriteString("  Nothing to apply.")
+	default:
+		b.WriteString("  Apply: kerege capture apply    (undoes itself in 60 s unless confirmed)")
 	}
 	b.WriteString("\n")
 	_, err := io.WriteString(w, b.String())
@@ -71,6 +78,7 @@ func (p *Plan) writeHost(line func(string, string, ...any)) {
 		families = "v4; IPv6 is off"
 	}
 	switch {
+	case h.Settled && len(p.Workloads) == 0:
 	case h.Settled:
 		line("change", "nothing: the rules are in place")
 	case h.Chains == 0 && h.Jumps == 0 && h.TablesErr == "":
@@ -121,7 +129,7 @@ func (x PlannedWorkload) write(b *strings.Builder) {
 	}
 	dns := x.DNS
 	if dns != "as before" {
-		dns += "; *.mesh, and *.service.consul of services in the mesh, answer 240.x, all else as before"
+		dns += "; *.mesh, and *.service.consul of services in the mesh, answer an address of 240.0.0.0/4, all else as before"
 	}
 	line("dns", "%s", dns)
 	for _, n := range x.Notes {
