@@ -148,7 +148,7 @@ func intentionBlock() *block {
 			{name: "path", typ: path, doc: "The whole path."},
 			{name: "path_prefix", typ: path, doc: "Whole segments of the path, a trailing slash ignored."},
 			{name: "path_regex", typ: regex, doc: "RE2 over the whole path."},
-			{name: "ports", typ: ports, def: "all", doc: "Named ports of the destination."},
+			{name: "ports", typ: portIDs, def: "all", doc: "Named ports of the destination."},
 			{name: "when", typ: filled, later: true, doc: "CEL over the request."},
 			{name: "shadow", typ: boolean, later: true, doc: "Count and log what this rule would do; change nothing."},
 		}}

@@ -32,7 +32,7 @@ var (
 	weights        = &typ{kind: kindNumbers, name: "object of percents", example: `{ "api.v2" = 10 }`, max: 100}
 
 	name     = &typ{kind: kindText, name: "name", example: `"web"`, check: checkName, code: codeName}
-	ports    = &typ{kind: kindTexts, name: "list of names of ports", example: `["admin"]`, check: checkName, code: codeName}
+	portIDs  = &typ{kind: kindTexts, name: "list of names of ports", example: `["admin"]`, check: checkName, code: codeName}
 	names    = &typ{kind: kindTexts, name: "list of services", example: `["web"]`, check: checkName, code: codeName}
 	pattern  = &typ{kind: kindText, name: "service, \"prefix-*\" or \"*\"", example: `"batch-*"`, check: checkPattern, code: codeName}
 	patterns = &typ{kind: kindTexts, name: "list of services, \"prefix-*\" or \"*\"", example: `["web"]`, check: checkPattern, code: codeName}
