@@ -170,11 +170,17 @@ func (e errText) Error() string { return "got " + string(e) }
 
 // A program dies behind a living Envoy; an Envoy dies; a host vanishes.
 func TestInstancesDie(t *testing.T) {
-	ctx, w, _ := pair(t, allowWeb)
+	ctx, w, text := pair(t, allowWeb)
 	web, api2 := w.Hosts["web"], w.Hosts["api2"]
 	must(t, web.WaitFor(ctx, api+"/", 200, 10*time.Second))
 
-	t.Run("the program", func(t *testing.T) {
+	t.Run("the program, where calls it had taken may be tried again", func(t *testing.T) {
+		must(t, w.Apply(ctx, text+`
+defaults "*" {
+  retry { on = ["connect-failure", "refused-stream", "reset"] }
+}
+`))
+		defer func() { must(t, w.Apply(ctx, text)) }() // by default a call that the program had taken is not
 		r, err := web.LoadDuring(ctx, api+"/", 200, 3*time.Second, func() error {
 			time.Sleep(time.Second)
 			api2.Prog.Kill()
