@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 )
 
 // readFiles reads files, and the files of directories, whole. A directory's
@@ -79,7 +80,7 @@ func isConfigName(base string) bool {
 // so that a huge one costs nothing, and held while reading, so that a growing
 // one does not either.
 func (s *sink) read(name string) ([]byte, bool) {
-	f, err := os.Open(name)
+	f, err := os.OpenFile(name, os.O_RDONLY|syscall.O_NONBLOCK, 0) // opening a FIFO waits for ever
 	if err != nil {
 		s.unreadable(name, err)
 		return nil, false

@@ -4,7 +4,9 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
+	"time"
 )
 
 // text renders diagnostics for a failing test.
@@ -29,6 +31,27 @@ func examples(t *testing.T) []string {
 		t.Fatalf("only %d examples found", len(out))
 	}
 	return out
+}
+
+// B5: what is no file is an error at once, also where opening it would wait for ever.
+func TestAFifoIsNoFile(t *testing.T) {
+	dir := t.TempDir()
+	if err := syscall.Mkfifo(filepath.Join(dir, "mesh.hcl"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	said := make(chan Diagnostics, 1)
+	go func() {
+		_, diags := Load(dir)
+		said <- diags
+	}()
+	select {
+	case d := <-said:
+		if !strings.Contains(rendered(d), "no ordinary file") {
+			t.Errorf("%s", rendered(d))
+		}
+	case <-time.After(5 * time.Second):
+		t.Fatal("loading hangs")
+	}
 }
 
 func isAgentFile(name string) bool {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"os"
 	"path/filepath"
+	"syscall"
 	"testing"
 	"time"
 
@@ -88,6 +89,18 @@ func TestFilesAreAppliedAtTheStartAndWhenTold(t *testing.T) {
 	if err := <-applied; err != nil || len(s.Differs()) > 0 {
 		t.Errorf("Apply: %v, differs %v", err, s.Differs())
 	}
+	// A FIFO, which reading would wait for, differs like any other new file.
+	for _, name := range []string{"/new.hcl", "/b.hcl"} {
+		_ = os.Remove(mesh1 + name)
+		if err := syscall.Mkfifo(mesh1+name, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if d := s.Differs(); len(d) != 2 {
+		t.Errorf("differs %v", d)
+	}
+	_ = os.Remove(mesh1 + "/new.hcl")
+	_ = os.Remove(mesh1 + "/b.hcl")
 
 	write(t, mesh1+"/b.hcl", "service \"web\" {\n  protocl = \"http\"\n}\n")
 	diags, err := s.Apply(t.Context())

@@ -136,9 +136,14 @@ func (s *Source) Differs() []string {
 		names[path] = true
 	}
 	maps.DeleteFunc(names, func(name string, _ bool) bool {
-		text, err := os.ReadFile(name)
 		was, had := in[name]
-		return err == nil && had && bytes.Equal(text, was)
+		// Only what may be equal is read: a FIFO would wait, a huge file cost.
+		info, err := os.Stat(name)
+		if !had || err != nil || !info.Mode().IsRegular() || info.Size() != int64(len(was)) {
+			return false
+		}
+		text, err := os.ReadFile(name)
+		return err == nil && bytes.Equal(text, was)
 	})
 	return slices.Sorted(maps.Keys(names))
 }
