@@ -118,7 +118,7 @@ func (s *Server) listenAPI(start func(string, func(context.Context) error)) (sto
 	if err != nil {
 		return nil, err
 	}
-	servers := []*http.Server{{Handler: mux, ReadHeaderTimeout: 10 * time.Second, MaxHeaderBytes: 16 << 10}}
+	servers := []*http.Server{{Handler: mux, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10}}
 	socket := servers[0]
 	start("serving the local API", func(context.Context) error { return served(socket.Serve(local)) })
 	if s.cfg.Addresses.HTTPS != "none" {
@@ -134,7 +134,7 @@ func (s *Server) listenAPI(start func(string, func(context.Context) error)) (sto
 			socket.Close()
 			return nil, fmt.Errorf("listening for the API: %w", err)
 		}
-		https := &http.Server{Handler: public, TLSConfig: tlsConfig, ReadHeaderTimeout: 10 * time.Second, MaxHeaderBytes: 16 << 10, ErrorLog: nil}
+		https := &http.Server{Handler: public, TLSConfig: tlsConfig, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10, ErrorLog: nil}
 		servers = append(servers, https)
 		start("serving the API", func(context.Context) error { return served(https.ServeTLS(l, "", "")) })
 	}
