@@ -91,6 +91,8 @@ func TestExitCodesAndErrors(t *testing.T) {
 		{[]string{"status"}, 3, "", "Is the server running?"},
 		{[]string{"status", "-addr", "http://x"}, 1, "", "plain HTTP is never used"},
 		{[]string{"validate", "/nosuch"}, 1, "", "/nosuch"},
+		{[]string{"validate", "../examples/tasks/06-gateway-tls-files.hcl"}, 2, "apply refuses 1 place", "not supported yet"},
+		{[]string{"validate", "../examples/tasks/08-allow-get-from-two.hcl"}, 0, "Valid", ""},
 		{[]string{"explain"}, 1, "", "say who calls whom"},
 	} {
 		var out, errOut bytes.Buffer
