@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"sync/atomic"
 	"testing"
@@ -341,6 +342,10 @@ func TestMembersSurviveAndExpire(t *testing.T) {
 		if err := r.Members().Put(mesh.Member{Service: "A/..", Node: "vm-1"}); err == nil {
 			t.Error("a member with a hostile name was taken")
 		}
+		if err := r.Members().Replace("vm-2", mesh.Member{Service: "api", Node: "vm-1"}); err == nil {
+			t.Error("a node's members were replaced in another node's name")
+		}
+		replaceKeepsTheRest(t, r.Members())
 		if err := r.Settle(t.Context()); err != nil {
 			t.Fatal(err)
 		}
@@ -400,4 +405,31 @@ func TestALostRightIsRememberedForAnHour(t *testing.T) {
 		sees("batch-1", false)
 		sees("shop", true)
 	})
+}
+
+// replaceKeepsTheRest holds that a node's members are those of the last word and
+// that no other node's are touched.
+func replaceKeepsTheRest(t *testing.T, m *Members) {
+	t.Helper()
+	for _, want := range [][]mesh.Member{
+		{{Service: "db", Node: "vm-9"}, {Service: "db", Node: "vm-9", Workload: "a1"}},
+		{{Service: "db", Node: "vm-9", Workload: "a1"}},
+		nil,
+	} {
+		if err := m.Replace("vm-9", want...); err != nil {
+			t.Fatal(err)
+		}
+		var got []mesh.Member
+		others := 0
+		for _, r := range m.List() {
+			if r.Node == "vm-9" {
+				got = append(got, r.Member)
+			} else {
+				others++
+			}
+		}
+		if !reflect.DeepEqual(got, want) || others != 1 {
+			t.Errorf("%v of the node and %d of others, not %v and 1", got, others, want)
+		}
+	}
 }

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -54,11 +55,8 @@ func keyOfMember(m mesh.Member) memberKey { return memberKey{string(m.Service), 
 // into the snapshot; with an error nothing of them is.
 func (m *Members) Put(list ...mesh.Member) error {
 	for _, x := range list {
-		if err := mesh.CheckName(string(x.Service)); err != nil {
-			return fmt.Errorf("putting a member: its service %s %w", mesh.Quote(string(x.Service)), err)
-		}
-		if err := mesh.CheckNode(x.Node); err != nil {
-			return fmt.Errorf("putting a member: its node %s %w", mesh.Quote(x.Node), err)
+		if err := checkMember(x); err != nil {
+			return err
 		}
 	}
 	return m.change(func(table map[memberKey]Record, now time.Time) {
@@ -68,14 +66,32 @@ func (m *Members) Put(list ...mesh.Member) error {
 	})
 }
 
-// Remove takes out the members of a node: all, or those of one service where it
-// is not "", and of one workload where that is not "".
-func (m *Members) Remove(node string, service mesh.ServiceName, workload string) error {
-	return m.change(func(table map[memberKey]Record, _ time.Time) {
-		for k := range table {
-			if k.node == node && (service == "" || k.service == string(service)) && (workload == "" || k.workload == workload) {
-				delete(table, k)
-			}
+func checkMember(x mesh.Member) error {
+	if err := mesh.CheckName(string(x.Service)); err != nil {
+		return fmt.Errorf("putting a member: its service %s %w", mesh.Quote(string(x.Service)), err)
+	}
+	if err := mesh.CheckNode(x.Node); err != nil {
+		return fmt.Errorf("putting a member: its node %s %w", mesh.Quote(x.Node), err)
+	}
+	return nil
+}
+
+// Replace makes a node's members those of want and no others, in one change:
+// one that stays is at no moment out of the mesh. Members of other nodes in want
+// are an error. When it returns nil the change is on disk; with an error nothing is.
+func (m *Members) Replace(node string, want ...mesh.Member) error {
+	for _, x := range want {
+		if err := checkMember(x); err != nil {
+			return err
+		}
+		if x.Node != node {
+			return fmt.Errorf("replacing the members of node %s: one is of node %s", mesh.Quote(node), mesh.Quote(x.Node))
+		}
+	}
+	return m.change(func(table map[memberKey]Record, now time.Time) {
+		maps.DeleteFunc(table, func(k memberKey, _ Record) bool { return k.node == node })
+		for _, x := range want {
+			table[keyOfMember(x)] = Record{Member: x, Seen: now}
 		}
 	})
 }

@@ -3,6 +3,7 @@ package server
 import (
 	"cmp"
 	"context"
+	"maps"
 	"net/netip"
 	"slices"
 	"sync"
@@ -37,8 +38,7 @@ type nodeViews interface {
 
 // memberStore is the durable table of who is in the mesh: registry.Members.
 type memberStore interface {
-	Put(...mesh.Member) error
-	Remove(node string, service mesh.ServiceName, workload string) error
+	Replace(node string, want ...mesh.Member) error
 	Seen(node string)
 	List() []registry.Record
 }
@@ -245,37 +245,30 @@ func (st *nodeStream) member(m *keregev1.Membership, v nodeView, in bool) (mesh.
 	return out, placed || in
 }
 
-// replace makes the node's members those of want.
+// replace makes the node's members those of want; a report that changes nothing
+// writes nothing.
 func (st *nodeStream) replace(want map[string]mesh.Member) error {
-	var put []mesh.Member
-	same := map[string]bool{}
-	swept := map[mesh.ServiceName]bool{} // taking out the member without a workload took those with one too
+	changed := false
+	left := maps.Clone(want)
 	for _, r := range st.s.members.List() {
 		if r.Node != st.node {
 			continue
 		}
 		name := memberName(string(r.Service), r.Workload)
-		m, still := want[name]
+		m, still := left[name]
+		delete(left, name)
 		if !still {
-			if err := st.s.members.Remove(st.node, r.Service, r.Workload); err != nil {
-				return err
-			}
 			st.s.log.Info("out of the mesh", "node", st.node, "member", name)
-			swept[r.Service] = swept[r.Service] || r.Workload == ""
-			continue
 		}
-		same[name] = !swept[r.Service] && slices.Equal(m.Addrs, r.Addrs) && slices.Equal(m.Ports, r.Ports)
+		changed = changed || !still || !slices.Equal(m.Addrs, r.Addrs) || !slices.Equal(m.Ports, r.Ports)
 	}
-	for name, m := range want {
-		if !same[name] {
-			st.s.log.Info("in the mesh", "node", st.node, "member", name)
-			put = append(put, m)
-		}
+	for _, name := range slices.Sorted(maps.Keys(left)) {
+		st.s.log.Info("in the mesh", "node", st.node, "member", name)
 	}
-	if len(put) == 0 {
+	if !changed && len(left) == 0 {
 		return nil
 	}
-	return st.s.members.Put(put...)
+	return st.s.members.Replace(st.node, slices.Collect(maps.Values(want))...)
 }
 
 // known lists the members of the node that are on disk.

@@ -40,7 +40,7 @@ type desk struct {
 	view    nodeView
 	changed chan struct{}
 	members []registry.Record
-	puts    int
+	writes  int
 }
 
 func (d *desk) View(string) (nodeView, <-chan struct{}) {
@@ -57,25 +57,14 @@ func (d *desk) show(edit func(*nodeView)) {
 	d.changed = make(chan struct{})
 }
 
-func (d *desk) Put(list ...mesh.Member) error {
+func (d *desk) Replace(node string, want ...mesh.Member) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.puts++
-	for _, m := range list {
-		d.members = slices.DeleteFunc(d.members, func(r registry.Record) bool {
-			return r.Node == m.Node && r.Service == m.Service && r.Workload == m.Workload
-		})
+	d.writes++
+	d.members = slices.DeleteFunc(d.members, func(r registry.Record) bool { return r.Node == node })
+	for _, m := range want {
 		d.members = append(d.members, registry.Record{Member: m})
 	}
-	return nil
-}
-
-func (d *desk) Remove(node string, service mesh.ServiceName, workload string) error {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.members = slices.DeleteFunc(d.members, func(r registry.Record) bool {
-		return r.Node == node && r.Service == service && (workload == "" || r.Workload == workload)
-	})
 	return nil
 }
 
@@ -301,7 +290,7 @@ func TestWhoIsInIsDurable(t *testing.T) {
 	d.show(func(v *nodeView) {
 		v.placement = []*keregev1.Placement{{Service: "web"}, {Service: "job"}, {Service: "job", Workload: "a1"}}
 	})
-	noError(t, d.Put(mesh.Member{Service: "web", Node: "vm-2"}))
+	noError(t, d.Replace("vm-2", mesh.Member{Service: "web", Node: "vm-2"}))
 	cert := d.nodeCert("vm-1")
 	c := d.connect(cert)
 	c.until(accepted())
@@ -326,11 +315,17 @@ func TestWhoIsInIsDurable(t *testing.T) {
 	if _, err := waitEnd(c); status.Code(err) != codes.Aborted {
 		t.Errorf("the older stream of the node: %v", err)
 	}
-	before := d.puts
+	before := d.writes
 	report(again, true, &keregev1.Membership{Service: "web", Ports: []uint32{8080}}, &keregev1.Membership{Service: "job", Workload: "a1"})
 	again.until(accepted("job/a1", "web"))
-	if d.puts != before+1 {
-		t.Errorf("%d writes for the one that the removal took along", d.puts-before)
+	if d.writes != before+1 {
+		t.Errorf("%d writes: one that stays is out of the mesh between two", d.writes-before)
+	}
+	report(again, true, &keregev1.Membership{Service: "web", Ports: []uint32{8080}}, &keregev1.Membership{Service: "job", Workload: "a1"})
+	d.show(func(v *nodeView) { v.names = []*keregev1.Name{{Service: "web", V4: "240.0.0.1"}} })
+	again.until(func(u *keregev1.NodeUpdate) bool { return u.GetNamesSet() })
+	if d.writes != before+1 {
+		t.Error("a report that changes nothing is written")
 	}
 	if list := d.List(); len(list) != 3 || list[0].Node != "vm-2" {
 		t.Errorf("another node's member is touched: %v", list)
