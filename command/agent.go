@@ -18,6 +18,7 @@ import (
 
 func agentCommand() Command {
 	var settings paths
+	var check bool
 	return Command{
 		Name:     "agent",
 		Synopsis: "Run a node's agent",
@@ -30,8 +31,12 @@ SIGHUP takes log_level, and says which other settings have changed and need a re
 		Example: "kerege agent -config /etc/kerege.d",
 		Flags: func(f *flag.FlagSet) {
 			f.Var(&settings, "config", "A settings `file` or directory; repeat for more. (default /etc/kerege.d)")
+			f.BoolVar(&check, "check", false, "Check the settings, and end. Nothing is started.")
 		},
 		Run: func(c *Call) error {
+			if check {
+				return reportAgent(c, settings.or("/etc/kerege.d"))
+			}
 			cfg, diags := config.LoadAgent(settings.or("/etc/kerege.d")...)
 			if err := diags.WriteText(c.err, c.color); err != nil {
 				return err

@@ -30,6 +30,7 @@ func (p *paths) or(otherwise string) []string {
 
 func serverCommand() Command {
 	var settings paths
+	var check bool
 	return Command{
 		Name:     "server",
 		Synopsis: "Run a control plane",
@@ -42,8 +43,12 @@ settings have changed and need a restart.`,
 		Example: "kerege server -config /etc/kerege.d",
 		Flags: func(f *flag.FlagSet) {
 			f.Var(&settings, "config", "A settings `file` or directory; repeat for more. (default /etc/kerege.d)")
+			f.BoolVar(&check, "check", false, "Check the settings and the mesh files that they name, and end. Nothing is started.")
 		},
 		Run: func(c *Call) error {
+			if check {
+				return checkServer(c, settings.or("/etc/kerege.d"))
+			}
 			cfg, diags := config.LoadServer(settings.or("/etc/kerege.d")...)
 			if err := diags.WriteText(c.err, c.color); err != nil {
 				return err
@@ -54,6 +59,22 @@ settings have changed and need a restart.`,
 			return runServer(c, cfg, settings.or("/etc/kerege.d"))
 		},
 	}
+}
+
+// checkServer reports on the settings, then on the mesh files that they name.
+func checkServer(c *Call, settings []string) error {
+	cfg, diags := config.LoadServer(settings...)
+	if cfg == nil || c.JSON {
+		if cfg != nil {
+			_, more := config.Load(cfg.MeshPaths...)
+			diags = append(diags, more...)
+		}
+		return report(c, diags, "")
+	}
+	if err := report(c, diags, "Valid: settings of a server in "+strings.Join(settings, ", ")+"."); err != nil {
+		return err
+	}
+	return reportMesh(c, cfg.MeshPaths)
 }
 
 // reloadServer reads the settings again, as reloadAgent does an agent's.

@@ -10,7 +10,7 @@ import (
 // CatalogWarnings holds a mesh against the instances that the registries know
 // (the mesh's own are added): a subset whose filter matches none of its
 // service's instances, a target of which nobody knows an instance, and a service
-// of an intention that nobody knows, where it is nearly one that is known.
+// of an intention that nobody knows.
 func CatalogWarnings(m *Mesh, instances []mesh.Instance) Diagnostics {
 	s := &sink{files: m.places.lines.files, lines: map[string][]int{}}
 	byService := map[mesh.ServiceName][]*mesh.Instance{}
@@ -45,14 +45,61 @@ func CatalogWarnings(m *Mesh, instances []mesh.Instance) Diagnostics {
 		known = append(known, string(c.Name))
 	}
 	for _, p := range m.places.named {
-		// Rights are often written before their service is there: only what looks
-		// like a slip is worth a word.
-		if near := nearest(string(p.service), known); near != "" && !slices.Contains(known, string(p.service)) {
-			s.warnf(codeUnseen, p.where, fmt.Sprintf("Did you mean %q?", near), "no registry and no file knows a service %q", p.service)
+		if slices.Contains(known, string(p.service)) {
+			continue
 		}
+		fix := "It has no effect until a service of that name is registered. If that is meant, say so: service \"" + string(p.service) + "\" {}"
+		if near := nearest(string(p.service), known); near != "" {
+			fix = fmt.Sprintf("Did you mean %q?", near)
+		}
+		s.warnf(codeUnseen, p.where, fix, "no registry and no file knows a service %q", p.service)
 	}
 	s.diags.sort()
 	return s.diags
+}
+
+// Slips holds a mesh against itself, where the registries cannot be asked: a
+// service of an intention that is nearly one of the files' own is warned of, and
+// the others that no file knows are returned by name, sorted.
+func Slips(m *Mesh) (Diagnostics, []mesh.ServiceName) {
+	s := &sink{files: m.places.lines.files, lines: map[string][]int{}}
+	var known []string
+	for _, c := range m.Services {
+		known = append(known, string(c.Name))
+	}
+	for _, r := range m.Routes {
+		known = append(known, string(r.Service))
+	}
+	slices.Sort(known)
+	known = slices.Compact(known)
+	var unknown []mesh.ServiceName
+	for _, p := range m.places.named {
+		if slices.Contains(known, string(p.service)) {
+			continue
+		}
+		if near := nearest(string(p.service), known); near != "" && distance(near, string(p.service)) <= 2 {
+			s.warnf(codeUnseen, p.where, fmt.Sprintf("Did you mean %q?", near), "no file knows a service %q", p.service)
+			continue
+		}
+		unknown = append(unknown, p.service)
+	}
+	s.diags.sort()
+	slices.Sort(unknown)
+	return s.diags, slices.Compact(unknown)
+}
+
+// DidYouMean is the beginning of a fix that names the service that is probably
+// meant, with a blank behind it; "" where none is near.
+func DidYouMean(given mesh.ServiceName, known []mesh.ServiceName) string {
+	var names []string
+	for _, k := range known {
+		names = append(names, string(k))
+	}
+	slices.Sort(names)
+	if near := nearest(string(given), slices.Compact(names)); near != "" {
+		return fmt.Sprintf("Did you mean %q? ", near)
+	}
+	return ""
 }
 
 // SubsetWarnings is CatalogWarnings for subsets alone.

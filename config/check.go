@@ -39,6 +39,7 @@ func (b *builder) checkRoute(n *node) {
 		}
 	}
 	b.checkRest(n, rules)
+	b.checkRouteSpeaks(n, rules)
 	b.checkReach(rules)
 	b.checkLoops(rules)
 }

@@ -12,6 +12,7 @@ func (b *builder) checkIntention(n *node) {
 	names := map[string]*node{}
 	for _, x := range n.blocks {
 		b.atMostOne(x, "path", "path_prefix", "path_regex")
+		b.checkNever(n, x)
 		if v := x.args["ports"]; v != nil {
 			b.checkPortName(n.label, x, "ports", v.items)
 		}

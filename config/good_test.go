@@ -165,8 +165,8 @@ func TestUnsupported(t *testing.T) {
 	}
 }
 
-// A right for a service that is not there yet is nothing to speak of; one for a
-// name that is nearly another's is.
+// A right for a service that is not there is warned of, with the name that is
+// nearly it; without the registries only the latter is, and the others are listed.
 func TestCatalogWarningsOfIntentions(t *testing.T) {
 	m, diags := LoadBytes(map[string][]byte{"a.hcl": []byte(`service "orders" {}
 intention "ordres" {
@@ -177,8 +177,13 @@ intention "ordres" {
 		t.Fatal(diags)
 	}
 	got := CatalogWarnings(m, []mesh.Instance{{Service: "web"}})
-	if len(got) != 2 || got[0].Position.Line != 2 || !strings.Contains(got[0].Fix, `"orders"`) || got[1].Position.Line != 3 || !strings.Contains(got[1].Fix, `"web"`) {
+	if len(got) != 3 || got[0].Position.Line != 2 || !strings.Contains(got[0].Fix, `"orders"`) || got[1].Position.Line != 3 || !strings.Contains(got[1].Fix, `"web"`) ||
+		!strings.Contains(got[2].Message, `"payments"`) || !strings.Contains(got[2].Fix, `service "payments" {}`) || got[2].Severity != Warning {
 		t.Errorf("got %v", got)
+	}
+	slips, unknown := Slips(m)
+	if len(slips) != 1 || !strings.Contains(slips[0].Fix, `"orders"`) || !slices.Equal(unknown, []mesh.ServiceName{"payments", "wbe", "web"}) {
+		t.Errorf("slips %v, unknown %v", slips, unknown)
 	}
 }
 

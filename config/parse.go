@@ -322,6 +322,10 @@ func (p *parser) unknown(n *node, given string, rng hcl.Range, what string) {
 		p.errorf(codeUnknown, place{rng, n.in}, fmt.Sprintf("Write %s = %s.", given, a.typ.example), "%s is an argument here, not a block", given)
 		return
 	}
+	if own := n.schema.meant[given]; own != "" {
+		p.errorf(codeUnknown, place{rng, n.in}, fmt.Sprintf("Write %s.", own), "there is no %s %s in %s", what, shownText(given), where)
+		return
+	}
 	if home := p.elsewhere[given]; home != "" && n.in == "" {
 		p.errorf(codePlace, place{rng, n.in}, "Move it to "+home+".", "%s does not belong into %s", given, an(n.schema.name))
 		return

@@ -20,6 +20,8 @@ type block struct {
 	free   bool // labels may repeat
 	later  bool // parsed and checked, refused by apply
 	need   bool // must be there
+
+	meant map[string]string // a name that others say, and the argument or block that it is here
 }
 
 // attr describes one argument.

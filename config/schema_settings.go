@@ -3,7 +3,7 @@ package config
 // Settings of processes: server.hcl and agent.hcl.
 
 func serverSchema() *block {
-	b := &block{name: "server's settings", attrs: []*attr{
+	b := &block{name: "server's settings", meant: map[string]string{"node": "name = …: a server has a name, an agent a node"}, attrs: []*attr{
 		{name: "name", typ: nodeName, def: "the host's name", doc: "This server's name, in its identity."},
 		{name: "data_dir", typ: file, def: `"/var/lib/kerege/server"`, doc: "State: CA, members, virtual addresses. 0700."},
 		{name: "mesh", typ: files, def: `["/etc/kerege.d/mesh"]`, doc: "Files and directories of mesh configuration."},
@@ -88,7 +88,11 @@ func nomadBlock() *block {
 }
 
 func agentSchema() *block {
-	b := &block{name: "agent's settings", attrs: []*attr{
+	b := &block{name: "agent's settings", meant: map[string]string{
+		"name":    "node = …: an agent stands for its host",
+		"servers": `retry_join = ["host:7401"]`,
+		"server":  `retry_join = ["host:7401"]`,
+	}, attrs: []*attr{
 		{name: "node", typ: nodeName, def: "the host's name", doc: "This host, as the registries know it."},
 		{name: "data_dir", typ: file, def: `"/var/lib/kerege/agent"`, doc: "Last accepted resources and certificates, sealed. 0700."},
 		{name: "retry_join", typ: dials, doc: "Servers. They are tried for ever."},

@@ -25,7 +25,7 @@ func (s *Server) plan() (api.Plan, error) {
 	if m != nil {
 		diags = append(diags, m.Unsupported...)
 		diags = append(diags, s.check(m)...)
-		diags = append(diags, config.CatalogWarnings(m, instancesOf(old))...)
+		diags = append(diags, besides(config.CatalogWarnings(m, instancesOf(old)), diags)...)
 	}
 	out.Warnings, out.Diagnostics = diagnostics(diags)
 	if len(out.Diagnostics) > 0 {
@@ -47,6 +47,15 @@ func (s *Server) plan() (api.Plan, error) {
 	out.Proxies = proxyChanges(have, want)
 	out.Changes = len(out.Files) > 0 || len(out.Calls) > 0 || len(out.Proxies) > 0
 	return out, nil
+}
+
+// besides leaves out the warnings about what an error speaks of already.
+func besides(warnings, errs config.Diagnostics) config.Diagnostics {
+	return slices.DeleteFunc(warnings, func(w config.Diagnostic) bool {
+		return slices.ContainsFunc(errs, func(e config.Diagnostic) bool {
+			return e.Severity == config.Error && e.File == w.File && e.Line == w.Line
+		})
+	})
 }
 
 func portSuffix(port string) string {

@@ -182,3 +182,20 @@ func TestApplyCountsWhoAcknowledged(t *testing.T) {
 		t.Errorf("the metrics do not say it: %s", text)
 	}
 }
+
+// One mistake is one finding: the error has the name that is meant, and no
+// warning about the same line goes with it. A service of an intention that nobody
+// knows is warned of, and stops nothing.
+func TestUnknownServicesAreOneFinding(t *testing.T) {
+	r := newRig(t).start()
+	r.write(files + "\nroute \"api\" {\n  rule \"all\" {\n    to \"apj\" {}\n  }\n}\n")
+	p := local[api.Plan](r, "POST", "/v1/plan", "")
+	if len(p.Diagnostics) != 1 || p.Diagnostics[0].Code != "KRG1091" || !strings.Contains(p.Diagnostics[0].Detail, `Did you mean "api"?`) || len(p.Warnings) != 0 {
+		t.Errorf("%+v and %+v", p.Diagnostics, p.Warnings)
+	}
+	r.write(files + "\nintention \"later\" {\n  allow { from = [\"wbe\"] }\n}\n")
+	p = local[api.Plan](r, "POST", "/v1/plan", "")
+	if len(p.Diagnostics) != 0 || len(p.Warnings) != 2 || !strings.Contains(p.Warnings[0].Summary, `"later"`) || !strings.Contains(p.Warnings[1].Detail, `Did you mean "web"?`) {
+		t.Errorf("%+v and %+v", p.Diagnostics, p.Warnings)
+	}
+}

@@ -32,6 +32,10 @@ func (s *Server) checkTargets(m *config.Mesh) config.Diagnostics {
 		return nil // the registries have not spoken: unknown is not empty
 	}
 	snap := s.hub.Snapshot()
+	names := snap.Services()
+	for _, c := range m.Services {
+		names = append(names, c.Name)
+	}
 	known := func(name mesh.ServiceName) bool {
 		return len(snap.Instances(name)) > 0 || slices.ContainsFunc(m.Services, func(c mesh.ServiceConfig) bool { return c.Name == name }) ||
 			slices.ContainsFunc(m.Instances, func(i mesh.Instance) bool { return i.Service == name })
@@ -43,7 +47,7 @@ func (s *Server) checkTargets(m *config.Mesh) config.Diagnostics {
 				if !known(to.Service) {
 					diags = append(diags, refusal(m, "KRG1091", to.Pos,
 						fmt.Sprintf("no registry and no file knows a service %q: calls would be answered with 503", to.Service),
-						fmt.Sprintf("Mend the name. If it comes later, say so: service %q {}", to.Service)))
+						config.DidYouMean(to.Service, names)+fmt.Sprintf("If it comes later, say so: service %q {}", to.Service)))
 				}
 			}
 		}

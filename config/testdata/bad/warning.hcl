@@ -33,3 +33,35 @@ intention "*" {
     except = ["ops"]
   }
 }
+
+service "db" {
+  protocol = "tcp"
+}
+
+route "db" {
+  rule "old" {
+    match { path = "/old" } # want: KRG1053 its match is of HTTP, and service "db" speaks tcp
+    to "db" {}
+  }
+
+  rule "rest" {
+    to "db" {}
+  }
+}
+
+intention "db" {
+  allow {
+    from    = ["web"]
+    methods = ["GET"] # want: KRG1053 this allow never matches: methods is of HTTP
+  }
+
+  deny {
+    from   = ["batch-*", "cron"]
+    except = ["batch-*", "cron"] # want: KRG1053 this deny never matches: except takes out all
+  }
+
+  allow {
+    from   = ["ops", "cron"]
+    except = ["cron"]
+  }
+}
