@@ -3,7 +3,7 @@ package command
 // commands is every subcommand.
 func commands() []Command {
 	return []Command{
-		serverCommand(), agentCommand(), envoyCommand(), devCommand(),
+		serverCommand(), agentCommand(), envoyCommand(), devCommand(), devGuardCommand(),
 		joinCommand(), leaveCommand(), waitCommand(),
 		group("capture", "Steer traffic through Envoy with iptables, reversibly"), capturePlanCommand(), captureApplyCommand(), captureConfirmCommand(),
 		captureStatusCommand(), captureVerifyCommand(), captureRemoveCommand(),

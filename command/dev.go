@@ -1,6 +1,7 @@
 package command
 
 import (
+	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -34,7 +35,7 @@ The files are applied when they change. Files with a mistake are refused, with t
 place, and what was in force goes on. Without DIR a sample runs: web calls api, of which
 a tenth of the calls reach v2.
 
-It stays until Ctrl-C and leaves nothing behind; -data keeps CA, members and logs for the
+It stays until Ctrl-C and leaves nothing behind, nor when it is killed; -data keeps CA, members and logs for the
 next time. It is no control plane for another host: see kerege server.`,
 		Example: "kerege dev ./mesh",
 		Flags: func(f *flag.FlagSet) {
@@ -63,10 +64,19 @@ func runDev(c *Call, o devFlags) (err error) {
 	if err := envoy.Check(c.ctx, program); err != nil {
 		return err
 	}
-	run, err := shortTempDir()
+	for _, dir := range sweepRuns(tempParent()) {
+		fmt.Fprintf(c.err, "A kerege dev before this one was killed; what it left in %s is removed.\n", dir)
+	}
+	run, unlock, err := newRunDir()
 	if err != nil {
 		return err
 	}
+	defer unlock()
+	stopGuard, err := startDevGuard(run)
+	if err != nil {
+		return errors.Join(err, os.RemoveAll(run))
+	}
+	defer stopGuard()
 	defer func() {
 		if e := os.RemoveAll(run); e != nil && err == nil {
 			err = fmt.Errorf("removing what was only for this run: %w", e)
@@ -140,15 +150,18 @@ func (d *devSession) checkFiles() error {
 
 // shortTempDir is for sockets, whose paths the kernel holds to 107 bytes.
 func shortTempDir() (string, error) {
-	parent := os.TempDir()
-	if len(parent) > 20 {
-		parent = "/tmp"
-	}
-	dir, err := os.MkdirTemp(parent, "kerege-dev-")
+	dir, err := os.MkdirTemp(tempParent(), devPrefix)
 	if err != nil {
 		return "", fmt.Errorf("making a folder for this run: %w", err)
 	}
 	return dir, nil
+}
+
+func tempParent() string {
+	if parent := os.TempDir(); len(parent) <= 20 {
+		return parent
+	}
+	return "/tmp"
 }
 
 // devLogger leaves out what is printed in full anyway.

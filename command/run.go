@@ -27,7 +27,7 @@ func Run(args []string, in io.Reader, out, errOut io.Writer) int {
 	c.HelpWriter, c.ErrorWriter = out, errOut
 	c.HelpFunc = help
 	c.Autocomplete = true
-	c.HiddenCommands = []string{"capture dial", "capture guard"} // the agent's own
+	c.HiddenCommands = []string{"capture dial", "capture guard", "dev-guard"} // kerege's own
 	c.Commands = map[string]cli.CommandFactory{}
 	for _, cmd := range commands() {
 		c.Commands[cmd.Name] = func() (cli.Command, error) { return &runner{command: cmd, terminal: t}, nil }

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 )
 
@@ -186,4 +187,65 @@ func TestSample(t *testing.T) {
 			t.Errorf("%s: it is not quiet: %s", when, said)
 		}
 	}
+}
+
+// TestKilled is kerege dev ended by SIGKILL: nothing of it stays, and where its
+// guard is killed too, the next run removes what is left.
+func TestKilled(t *testing.T) {
+	p := build(t)
+	begin := func() (*session, report, string) {
+		s := start(t, p, p.kerege, "dev", "-json")
+		r := s.report("a sample", func(report) bool { return true })
+		return s, r, strings.TrimSuffix(strings.TrimPrefix(r.Server, "unix://"), "/server/api.sock")
+	}
+	kill := func(s *session) {
+		if err := s.cmd.Process.Kill(); err != nil {
+			t.Fatal(err)
+		}
+		s.exited <- <-s.exited
+	}
+	s, r, run := begin()
+	if n := processesOf(t, run); n != len(r.Instances) {
+		t.Fatalf("%d Envoys run for %d instances", n, len(r.Instances))
+	}
+	kill(s)
+	until(t, "its Envoys and its folder are gone", func() bool {
+		_, err := os.Stat(run)
+		return processesOf(t, run) == 0 && os.IsNotExist(err)
+	})
+
+	s, _, run = begin()
+	guards, err := filepath.Glob("/proc/[0-9]*/stat")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range guards {
+		text, _ := os.ReadFile(path)
+		var pid, parent int
+		var name, state string
+		if _, err := fmt.Sscan(string(text), &pid, &name, &state, &parent); err != nil || parent != s.cmd.Process.Pid {
+			continue
+		}
+		line, _ := os.ReadFile(filepath.Join(filepath.Dir(path), "cmdline"))
+		if strings.Contains(string(line), "dev-guard") {
+			if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	kill(s)
+	if processesOf(t, run) == 0 {
+		t.Fatal("the guard was not found: this run was cleaned up after")
+	}
+	s, r, _ = begin()
+	if n := processesOf(t, run); n != 0 {
+		t.Errorf("%d Envoys of the run before are left", n)
+	}
+	if _, err := os.Stat(run); !os.IsNotExist(err) {
+		t.Errorf("%s is left: %v", run, err)
+	}
+	if !strings.Contains(s.said(), run+" is removed") {
+		t.Errorf("it does not say so: %s", s.said())
+	}
+	s.interrupt(r)
 }
