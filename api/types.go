@@ -23,24 +23,25 @@ func (e *Error) Error() string {
 
 // Status is the whole mesh on one screen: GET /v1/status.
 type Status struct {
-	Server           string      `json:"server"`
-	Version          string      `json:"version"`
-	TrustDomain      string      `json:"trust_domain"`
-	MTLS             string      `json:"mtls"`
-	DefaultIntention string      `json:"default_intention"`
-	Outbound         string      `json:"outbound"`
-	Generation       Generation  `json:"generation"`
-	Differs          []string    `json:"differs"` // mesh files that are not what is applied
-	Sources          []Source    `json:"sources"`
-	Nodes            []Node      `json:"nodes"`
-	Services         int         `json:"services"`
-	Proxies          ProxyCounts `json:"proxies"`
-	Held             []Held      `json:"held"`
-	Guards           []Guard     `json:"guards"`
-	Conflicts        []Conflict  `json:"conflicts"`
-	CA               CA          `json:"ca"`
-	Ready            bool        `json:"ready"`
-	WaitingFor       []string    `json:"waiting_for,omitempty"` // what keeps the gate shut
+	Server             string      `json:"server"`
+	Version            string      `json:"version"`
+	TrustDomain        string      `json:"trust_domain"`
+	TrustDomainDefault bool        `json:"trust_domain_default,omitempty"` // no mesh file says it
+	MTLS               string      `json:"mtls"`
+	DefaultIntention   string      `json:"default_intention"`
+	Outbound           string      `json:"outbound"`
+	Generation         Generation  `json:"generation"`
+	Differs            []string    `json:"differs"` // mesh files that are not what is applied
+	Sources            []Source    `json:"sources"`
+	Nodes              []Node      `json:"nodes"`
+	Services           int         `json:"services"`
+	Proxies            ProxyCounts `json:"proxies"`
+	Held               []Held      `json:"held"`
+	Guards             []Guard     `json:"guards"`
+	Conflicts          []Conflict  `json:"conflicts"`
+	CA                 CA          `json:"ca"`
+	Ready              bool        `json:"ready"`
+	WaitingFor         []string    `json:"waiting_for,omitempty"` // what keeps the gate shut
 }
 
 // Generation is one applied state of the mesh files.

@@ -150,6 +150,20 @@ func (a *Authority) write(dir string, s *state) error {
 	return a.disk.write(filepath.Join(dir, stateFile), "ca", body)
 }
 
+// SavedTrustDomain is the one of the state in a directory, "" where there is no
+// readable one: Open says what is wrong with it.
+func SavedTrustDomain(dir string) string {
+	body, err := readFile(filepath.Join(dir, stateFile), "ca")
+	if err != nil {
+		return ""
+	}
+	var v saved
+	if json.Unmarshal(body, &v) != nil {
+		return ""
+	}
+	return v.TrustDomain
+}
+
 // read checks everything that is there before any of it is believed.
 func (a *Authority) read() (*state, error) {
 	info, err := os.Lstat(a.dir)
@@ -187,7 +201,7 @@ func (a *Authority) parse(body []byte) (*state, error) {
 		return nil, err
 	}
 	if v.TrustDomain != a.opt.TrustDomain {
-		return nil, fmt.Errorf("it is for the trust domain %s, and the mesh block says %s; a trust domain is for life", v.TrustDomain, a.opt.TrustDomain)
+		return nil, fmt.Errorf("it is for the trust domain %[1]s, and the mesh's files say %[2]s; a trust domain is for life: write mesh { trust_domain = %[1]q }. Another data_dir makes another mesh, which every host joins anew", v.TrustDomain, a.opt.TrustDomain)
 	}
 	s := &state{}
 	pool := x509.NewCertPool()

@@ -14,6 +14,9 @@ var update = flag.Bool("update", false, "write the reference anew")
 
 // TestReference keeps docs/reference/commands.md what the commands say of themselves.
 func TestReference(t *testing.T) {
+	for _, name := range []string{"KEREGE_ADDR", "KEREGE_AGENT_ADDR", "KEREGE_TOKEN_FILE", "KEREGE_CACERT"} {
+		t.Setenv(name, "") // whose values are the defaults
+	}
 	var b strings.Builder
 	b.WriteString("# Commands\n\nGenerated from the commands themselves: `go test ./command -run Reference -update`.\n\n")
 	b.WriteString("Every command takes `-json`, and exits 0 when all is well, 1 on an error, 2 on changes or findings, 3 when what it asks is degraded or cannot be\nreached. A flag wins over the environment, the environment over a file, a file over the default.\n")

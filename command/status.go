@@ -57,6 +57,9 @@ func printStatus(c *Call, st api.Status) {
 		mode = c.paint(color.FgYellow, "adopting: "+mode)
 	}
 	t.add("mesh", st.TrustDomain+"   "+mode)
+	if st.TrustDomainDefault {
+		t.add("", "the trust domain is the default, for the life of the mesh: no mesh block says one")
+	}
 	generation := fmt.Sprintf("%d, applied %s from %s", st.Generation.Number, since(st.Generation.Applied), count(st.Generation.Files, "file", "files"))
 	if n := len(st.Differs); n > 0 {
 		generation += c.paint(color.FgYellow, fmt.Sprintf("; %s from it: kerege plan", differ(n)))

@@ -81,6 +81,7 @@ func (s *Server) status() api.Status {
 	}
 	if m != nil {
 		st.Generation.Files = len(m.Sources)
+		st.TrustDomainDefault = m.Config == nil || m.Config.TrustDomain == ""
 	}
 	if waiting := s.hub.Waiting(); waiting != "" {
 		st.WaitingFor = []string{waiting}

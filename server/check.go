@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/kerege/kerege/config"
 	"github.com/kerege/kerege/mesh"
@@ -15,14 +16,30 @@ func (s *Server) check(m *config.Mesh) config.Diagnostics {
 	return append(s.checkTrustDomain(m), s.checkTargets(m)...)
 }
 
-// checkTrustDomain refuses mesh files whose trust domain is not the CA's.
+// checkTrustDomain refuses mesh files whose trust domain, said or by default, is
+// not the CA's.
 func (s *Server) checkTrustDomain(m *config.Mesh) config.Diagnostics {
-	if s.ca == nil || m.Config == nil || m.Config.TrustDomain == "" || m.Config.TrustDomain == s.ca.TrustDomain() {
+	signs, says := s.signsFor, trustDomainOf(m)
+	if s.ca != nil {
+		signs = s.ca.TrustDomain()
+	}
+	if signs == "" || says == signs {
 		return nil
 	}
-	return config.Diagnostics{refusal(m, "KRG1090", m.Config.Pos,
-		fmt.Sprintf("the trust domain is %q, and this server's CA signs for %q", m.Config.TrustDomain, s.ca.TrustDomain()),
-		"A trust domain is for the life of a mesh: write the CA's. For another mesh, give the server another data_dir.")}
+	fix := fmt.Sprintf("A trust domain is for the life of a mesh: write mesh { trust_domain = %q }. For another mesh, which every host joins anew, give the server another data_dir.", signs)
+	if m.Config == nil {
+		return config.Diagnostics{{Severity: config.Error, Code: "KRG1090", Fix: fix, Position: config.Position{File: strings.Join(s.cfg.MeshPaths, ", ")},
+			Message: fmt.Sprintf("no mesh block says the trust domain, so that it would be %q, and this server's CA signs for %q", says, signs)}}
+	}
+	return config.Diagnostics{refusal(m, "KRG1090", m.Config.Pos, fmt.Sprintf("the trust domain is %q, and this server's CA signs for %q", says, signs), fix)}
+}
+
+// trustDomainOf is what mesh files say, or leave to the default.
+func trustDomainOf(m *config.Mesh) string {
+	if m == nil || m.Config == nil || m.Config.TrustDomain == "" {
+		return mesh.DefaultTrustDomain
+	}
+	return m.Config.TrustDomain
 }
 
 // checkTargets refuses routes to services that nobody knows: applied, they would

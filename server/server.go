@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"time"
 
@@ -53,6 +54,8 @@ type Server struct {
 	nodes   *nodeTable
 	views   *viewTable
 	secret  string // the operator's token
+
+	signsFor string // trust domain of the CA of an earlier start, "" at the first
 
 	evidence evidence // nil: no nomad block
 
@@ -101,21 +104,31 @@ func New(cfg *config.Server, opt Options) (*Server, error) {
 // trustDomain reads the mesh's files for it; broken ones leave the kept
 // generation in force, and without that the server does not start.
 func (s *Server) trustDomain() (string, error) {
+	s.signsFor = ca.SavedTrustDomain(s.caDir())
 	diags, err := s.files.Load()
 	_, m := s.files.Current()
 	switch {
 	case err != nil:
 		return "", fmt.Errorf("reading the mesh's files: %w", err)
 	case m == nil && diags.HasErrors():
-		return "", fmt.Errorf("reading the mesh's files: %w", diags)
-	case m == nil || m.Config == nil || m.Config.TrustDomain == "":
-		return mesh.DefaultTrustDomain, nil
+		var text strings.Builder
+		if err := diags.WriteText(&text, false); err != nil {
+			return "", fmt.Errorf("reading the mesh's files: %w", errors.Join(diags, err))
+		}
+		return "", fmt.Errorf("the mesh's files are refused, and no generation before them is kept:\n%s", strings.TrimSpace(text.String()))
 	}
-	return m.Config.TrustDomain, nil
+	domain := trustDomainOf(m)
+	if s.signsFor == "" && (m == nil || m.Config == nil || m.Config.TrustDomain == "") {
+		s.log.Warn("no mesh block says a trust domain: this server's new CA signs for the default, for the life of the mesh; "+
+			"for another, stop, write mesh { trust_domain = … }, and remove the data directory before a host joins", "trust_domain", domain, "data_dir", s.cfg.DataDir)
+	}
+	return domain, nil
 }
 
+func (s *Server) caDir() string { return filepath.Join(s.cfg.DataDir, "ca") }
+
 func (s *Server) openCA(trustDomain string) (err error) {
-	s.ca, err = ca.Open(filepath.Join(s.cfg.DataDir, "ca"), ca.Options{
+	s.ca, err = ca.Open(s.caDir(), ca.Options{
 		TrustDomain: trustDomain, LeafTTL: s.cfg.CA.LeafTTL, IntermediateTTL: s.cfg.CA.IntermediateTTL,
 		RootTTL: s.cfg.CA.RootTTL, Log: s.log.Named("ca"),
 	})
@@ -126,7 +139,7 @@ func (s *Server) openCA(trustDomain string) (err error) {
 		return errors.Join(err, s.ca.Close())
 	}
 	audit := s.log.Named("audit")
-	s.tokens, err = ca.OpenTokens(filepath.Join(s.cfg.DataDir, "ca", "tokens.json"), ca.TokenOptions{
+	s.tokens, err = ca.OpenTokens(filepath.Join(s.caDir(), "tokens.json"), ca.TokenOptions{
 		CAHash: s.ca.Hash, Servers: s.servers(), Audit: func(event string, kv ...any) { audit.Info(event, kv...) },
 	})
 	if err == nil {
