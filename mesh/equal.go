@@ -27,7 +27,7 @@ func equalSlot(a, b *slot) bool {
 	return slices.EqualFunc(a.blocks, b.blocks, equalBlock) &&
 		equalInstances(a.instances, b.instances) &&
 		reflect.DeepEqual(a.routes, b.routes) && reflect.DeepEqual(a.intentions, b.intentions) &&
-		reflect.DeepEqual(a.members, b.members) && slices.Equal(a.vips, b.vips) && slices.Equal(a.retained, b.retained)
+		reflect.DeepEqual(a.members, b.members) && slices.Equal(a.vips, b.vips) && reflect.DeepEqual(a.served, b.served) && slices.Equal(a.retained, b.retained)
 }
 
 func equalBlock(a, b *ServiceConfig) bool {

@@ -23,6 +23,7 @@ type slot struct {
 	instances  []*Instance
 	members    []*Member
 	vips       []netip.Addr
+	served     *Served
 	retained   []string // destinations kept for the caller of that name
 }
 
@@ -54,6 +55,11 @@ func index(p Part) *entry {
 	for _, v := range p.VIPs {
 		if v.V4.Is4() {
 			e.at(string(v.Service)).vips = append(e.at(string(v.Service)).vips, v.V4)
+		}
+	}
+	for i := range p.Served {
+		if at := e.at(string(p.Served[i].Service)); at.served == nil {
+			at.served = new(p.Served[i])
 		}
 	}
 	for _, r := range p.Retained {

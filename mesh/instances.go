@@ -33,7 +33,7 @@ func (rec *record) gather(s *Snapshot, name string, block *ServiceConfig, member
 		}
 	}
 	slices.SortFunc(list, compareInstances)
-	rec.instances = rec.unique(name, list)
+	rec.voters, rec.instances = list, rec.unique(name, list)
 }
 
 // unique drops instances that a source names twice: one address gets one share

@@ -31,7 +31,7 @@ func drawTestPart(t *rapid.T) Part {
 	svc := ServiceName(name)
 	p := Part{Source: one(t, "consul", "nomad"), Scope: name}
 	n := rapid.IntRange(0, 3).Draw(t, "n")
-	switch rapid.IntRange(0, 6).Draw(t, "kind") {
+	switch rapid.IntRange(0, 7).Draw(t, "kind") {
 	case 0, 1:
 		for i := range n {
 			p.Instances = append(p.Instances, Instance{
@@ -57,6 +57,11 @@ func drawTestPart(t *rapid.T) Part {
 		}
 	case 5:
 		p.Source, p.Scope, p.Bundle = "ca", "", []byte(one(t, "", "one", "two\n"))
+	case 6:
+		p.Source = "served"
+		for range min(n, 1) {
+			p.Served = []Served{{svc, one[Protocol](t, "", "http"), []ServedPort{{one[uint16](t, 80, 8080), one[Protocol](t, "", "tcp")}}}}
+		}
 	default:
 		drawTestFile(t, &p, n)
 	}
@@ -73,6 +78,7 @@ func drawTestFile(t *rapid.T, p *Part, n int) {
 		name := ServiceName(one(t, "api", "web", "batch-a"))
 		s := ServiceConfig{Name: name, DefaultIntention: one(t, ActionUnset, ActionAllow), Pos: Pos{"f", i + 1, 1}}
 		if one(t, true, false) {
+			s.Ports = one(t, nil, []Port{{Number: 9090}}, []Port{{Name: "http", Number: 80}, {Name: "admin", Number: 9090}})
 			ref := SourceRef{Kind: "consul", Service: one(t, testNames...)}
 			if one(t, true, false) {
 				ref.Filter, ref.Match = "v1", hasTag("v1")

@@ -12,10 +12,12 @@ import (
 type record struct {
 	service    *Service // nil: no such service
 	instances  []*Instance
+	voters     []*Instance // before those named twice were dropped; only while the record is made
 	route      *Route
 	intentions []*Intention
 	tokens     []string // callers that the intentions name
 	retained   []string // destinations kept for the caller of that name
+	served     *Served  // what callers have now; nil: no instance
 	conflicts  []Conflict
 }
 
@@ -38,12 +40,16 @@ func (s *Snapshot) compute(name string, old *record) *record {
 	var routes []*Route
 	var members []*Member
 	var vips []netip.Addr
+	var before *Served
 	for _, r := range refs {
 		blocks = append(blocks, r.slot.blocks...)
 		routes = append(routes, r.slot.routes...)
 		rec.intentions = append(rec.intentions, r.slot.intentions...)
 		members = append(members, r.slot.members...)
 		vips = append(vips, r.slot.vips...)
+		if before == nil {
+			before = r.slot.served
+		}
 		rec.retained = append(rec.retained, r.slot.retained...)
 	}
 	slices.Sort(rec.retained)
@@ -62,7 +68,7 @@ func (s *Snapshot) compute(name string, old *record) *record {
 		rec.refuse(s, name)
 	}
 	if block != nil || len(rec.instances) > 0 || len(rec.intentions) > 0 && !IsPattern(name) {
-		rec.service = s.resolve(name, block, rec, vips)
+		rec.service = s.resolve(name, block, rec, vips, before)
 	}
 	for _, b := range blocks[min(1, len(blocks)):] {
 		rec.conflict(Key{KindService, name}, "There are two service blocks "+Quote(name)+"; the first counts.", block.Pos, b.Pos)
@@ -70,6 +76,7 @@ func (s *Snapshot) compute(name string, old *record) *record {
 	for _, r := range routes[min(1, len(routes)):] {
 		rec.conflict(Key{KindRoute, name}, "There are two route blocks "+Quote(name)+"; the first counts.", rec.route.Pos, r.Pos)
 	}
+	rec.voters = nil
 	if old != nil {
 		rec.keep(old)
 	}
@@ -124,33 +131,42 @@ func callersOf(list []*Intention) []string {
 }
 
 // resolve makes the effective service.
-func (s *Snapshot) resolve(name string, block *ServiceConfig, rec *record, vips []netip.Addr) *Service {
+func (s *Snapshot) resolve(name string, block *ServiceConfig, rec *record, vips []netip.Addr, before *Served) *Service {
 	if block == nil {
 		block = &ServiceConfig{Name: ServiceName(name)}
 	}
 	cfg := s.Config()
-	proto, agree := sharedProtocol(rec.instances)
-	if !agree && block.Protocol == "" && len(block.Ports) < 2 {
-		rec.conflict(Key{KindService, name}, "The instances of "+name+" disagree on kerege-protocol; it is detected for each connection.")
-	}
+	mtls := block.MTLS
+	first(&mtls, cfg.MTLS)
+	serving := rec.serving(mtls)
+	proto := rec.protocol(serving, before)
 	svc := &Service{
-		Name: ServiceName(name), MTLS: block.MTLS, DefaultIntention: block.DefaultIntention,
+		Name: ServiceName(name), MTLS: mtls, DefaultIntention: block.DefaultIntention,
 		Subsets: slices.Clone(block.Subsets), Sources: block.Sources, Pos: block.Pos,
 		Tuning: block.Tuning.resolve(ServiceName(name), proto, s.defaults), VIP6: vip6(name),
 	}
 	svc.Protocol, svc.Tuning.Protocol = svc.Tuning.Protocol, ""
-	first(&svc.MTLS, cfg.MTLS)
 	first(&svc.DefaultIntention, cfg.DefaultIntention)
 	slices.SortStableFunc(svc.Subsets, func(a, b Subset) int { return strings.Compare(a.Name, b.Name) })
-	svc.Ports = ports(block, rec.instances)
+	svc.Ports = rec.ports(block, serving, before)
+	now := &Served{Service: svc.Name, Protocol: proto}
 	for i := range svc.Ports {
 		p := &svc.Ports[i]
-		if len(svc.Ports) > 1 && block.Protocol == "" {
-			first(&p.Protocol, registryProtocol(rec.instances, p))
+		said := proto
+		if len(svc.Ports) > 1 {
+			said = rec.portProtocol(svc, *p, serving, before)
+			if block.Protocol == "" {
+				first(&p.Protocol, said)
+			}
 		}
+		now.Ports = append(now.Ports, ServedPort{p.Number, said})
 		first(&p.Protocol, svc.Protocol)
 		first(&p.MTLS, svc.MTLS)
 	}
+	if len(serving) > 0 {
+		rec.served = now
+	}
+	rec.odd(svc, block, proto)
 	for _, v := range vips {
 		if !svc.VIP4.IsValid() {
 			svc.VIP4 = v
@@ -159,50 +175,6 @@ func (s *Snapshot) resolve(name string, block *ServiceConfig, rec *record, vips 
 		}
 	}
 	return svc
-}
-
-// ports are the declared ones, else the one that all instances share, else 80.
-func ports(block *ServiceConfig, instances []*Instance) []Port {
-	if len(block.Ports) > 0 {
-		list := slices.Clone(block.Ports)
-		slices.SortStableFunc(list, func(a, b Port) int { return int(a.Number) - int(b.Number) })
-		return list
-	}
-	if len(instances) == 0 {
-		return []Port{{Number: DefaultPort}}
-	}
-	n := instances[0].Addr.Port()
-	for _, in := range instances {
-		if in.Addr.Port() != n {
-			return []Port{{Number: DefaultPort}}
-		}
-	}
-	return []Port{{Number: n}}
-}
-
-func sharedProtocol(list []*Instance) (p Protocol, agree bool) {
-	for _, in := range list {
-		if in.Protocol == "" {
-			continue
-		}
-		if p != "" && p != in.Protocol {
-			return "", false
-		}
-		p = in.Protocol
-	}
-	return p, true
-}
-
-// registryProtocol is what the instances registered for one port of several say.
-func registryProtocol(list []*Instance, p *Port) Protocol {
-	var of []*Instance
-	for _, in := range list {
-		if in.PortName != "" && in.PortName == p.Name || in.PortName == "" && in.Addr.Port() == p.Number {
-			of = append(of, in)
-		}
-	}
-	proto, _ := sharedProtocol(of)
-	return proto
 }
 
 // vip6 is the service's virtual IPv6 address: 80 bits of its name's hash in

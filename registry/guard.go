@@ -87,8 +87,8 @@ func newGuard(opt Options) guard {
 }
 
 func guarded(p mesh.Part) bool {
-	return p.Scope != "" && len(p.Members)+len(p.VIPs)+len(p.Retained)+len(p.Services) == 0 &&
-		p.Source != "members" && p.Source != "vips" && p.Source != "retained"
+	return p.Scope != "" && len(p.Members)+len(p.VIPs)+len(p.Served)+len(p.Retained)+len(p.Services) == 0 &&
+		p.Source != "members" && p.Source != "vips" && p.Source != "served" && p.Source != "retained"
 }
 
 // seen tells the guard what is there without judging it.

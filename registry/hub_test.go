@@ -252,7 +252,7 @@ func TestADamagedFileIsRefusedAndKeptAside(t *testing.T) {
 			t.Fatal(err)
 		}
 		r.close()
-		for _, name := range []string{"sources.json", "members.json", "vips.json"} {
+		for _, name := range []string{"sources.json", "members.json", "vips.json", "served.json"} {
 			path := filepath.Join(dir, name)
 			text, err := os.ReadFile(path)
 			if err != nil {
@@ -277,7 +277,7 @@ func TestADamagedFileIsRefusedAndKeptAside(t *testing.T) {
 			t.Error("a damaged file is fatal, or believed")
 		}
 		r.close()
-		for _, name := range []string{"sources", "members", "vips"} {
+		for _, name := range []string{"sources", "members", "vips", "served"} {
 			if kept, _ := filepath.Glob(filepath.Join(dir, name+".json.refused-*")); len(kept) != 1 {
 				t.Errorf("%s was not kept aside: %v", name, kept)
 			}

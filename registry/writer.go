@@ -25,6 +25,7 @@ type writer struct {
 	guard    guard
 	damper   damper
 	vips     *vips
+	served   *servedTable
 	retained *retained
 	saver    *saver
 }
@@ -45,9 +46,10 @@ func newWriter(h *Hub) (*writer, error) {
 	if err != nil {
 		return nil, err
 	}
+	w.served = h.loadServed()
 	w.retained = newRetained(h.opt, good.Retained)
 	w.saver = newSaver(h)
-	first := w.vips.parts()
+	first := append(w.vips.parts(), w.served.parts()...)
 	first = append(first, w.retained.all(h.opt.Now())...)
 	for _, name := range good.Sources {
 		w.known[name] = true
@@ -200,7 +202,7 @@ func (w *writer) keep(p mesh.Part) {
 
 func empty(p mesh.Part) bool {
 	return p.Mesh == nil && len(p.Defaults)+len(p.Services)+len(p.Routes)+len(p.Intentions)+len(p.Instances)+
-		len(p.Members)+len(p.VIPs)+len(p.Retained)+len(p.Bundle) == 0
+		len(p.Members)+len(p.VIPs)+len(p.Served)+len(p.Retained)+len(p.Bundle) == 0
 }
 
 // release applies parts whose time has come.
@@ -226,7 +228,7 @@ func (w *writer) confirm(now time.Time) {
 }
 
 // with makes the next snapshot: the parts, then the virtual addresses of new
-// services and the pairs that lost their right.
+// services, the ports that are served and the pairs that lost their right.
 func (w *writer) with(parts []mesh.Part) {
 	if len(parts) == 0 {
 		return
@@ -236,6 +238,9 @@ func (w *writer) with(parts []mesh.Part) {
 	var more []mesh.Part
 	if slices.ContainsFunc(keys, func(k mesh.Key) bool { return k.Kind == mesh.KindServices }) {
 		more = w.vips.assign(w.h.opt.Now(), w.cur.Services())
+	}
+	if w.open {
+		more = append(more, w.served.note(w.h.opt.Now(), w.cur, touched(keys))...)
 	}
 	more = append(more, w.retained.lost(w.h.opt.Now(), before, w.cur, keys)...)
 	if len(more) > 0 {
@@ -300,6 +305,11 @@ func (w *writer) gate(now time.Time) time.Time {
 		w.h.log.Warn("serving from the last-good file", "silent", silent)
 	}
 	w.open = true
+	// Only now has everybody spoken: before, one odd instance of the first source
+	// would have been all there is.
+	if parts := w.served.note(now, w.cur, everyName(w.cur)); len(parts) > 0 {
+		w.advance(parts)
+	}
 	w.publish()
 	close(w.h.ready)
 	return time.Time{}
