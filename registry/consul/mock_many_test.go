@@ -55,7 +55,12 @@ func TestTooManyConnections(t *testing.T) {
 		return false
 	})
 	e := listen(t, consul.Options{Address: m.URL})
-	within(t, 10*time.Second, "the first word", e.complete)
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("%+v, %d parts said, %d long polls", e.src.Report(), e.said(), func() int { mu.Lock(); defer mu.Unlock(); return open }())
+		}
+	})
+	within(t, 30*time.Second, "the first word", e.complete)
 	within(t, 20*time.Second, "fewer watches, no error", func() bool {
 		r := e.src.Report()
 		return r.Watches <= 20 && r.Watches > 5 && r.State == mesh.SourceOK
