@@ -31,8 +31,9 @@ e2e: tools build ## all tests, with real Envoy, Consul and iptables in namespace
 fuzz: ## each fuzz target for a few seconds
 	@tools/fuzz.sh $(or $(FUZZTIME),3s)
 
-bench: tools build ## benchmarks 1 and 2 of docs/performance.md, with floor and peer in the same run
-	@go run ./bench
+bench: tools build ## the benchmarks of docs/performance.md, each with floor or peer in the same run (ONLY=3,10, ARGS=-large)
+	@go build -trimpath -o bin/bench ./bench
+	@bin/bench $(if $(ONLY),-only $(ONLY)) $(ARGS)
 
 lint: ## gofmt, vet, and generated files that are out of date
 	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { gofmt -l $$(git ls-files '*.go'); echo 'gofmt: the files above'; exit 1; }

@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
@@ -26,10 +27,14 @@ type order struct {
 	Count    int           `json:",omitempty"`
 	Patience time.Duration `json:",omitempty"`
 	Totals   bool          `json:",omitempty"` // client: say the counters
+	Memory   bool          `json:",omitempty"` // server: collect the garbage and say what is left
 }
 
 type answer struct {
 	Addr     string        `json:",omitempty"` // server: where it listens
+	TLS      string        `json:",omitempty"` // server: the folder with its nodes' certificates
+	Heap     int64         `json:",omitempty"` // server: live heap, bytes
+	Stacks   int64         `json:",omitempty"` // server: of goroutines, bytes
 	At       int64         `json:",omitempty"` // server: when the change began, Unix ns
 	Armed    bool          `json:",omitempty"` // client: it is watching for what was expected
 	Seen     []int64       `json:",omitempty"` // client: when each stream had it, Unix ns
@@ -149,6 +154,13 @@ func serveOrders(handle func(order) answer) {
 		var o order
 		if err := json.Unmarshal(in.Bytes(), &o); err != nil {
 			say(answer{Err: err.Error()})
+			continue
+		}
+		if o.Memory {
+			runtime.GC()
+			var m runtime.MemStats
+			runtime.ReadMemStats(&m)
+			say(answer{Heap: int64(m.HeapAlloc), Stacks: int64(m.StackInuse)})
 			continue
 		}
 		say(handle(o))

@@ -14,7 +14,6 @@ import (
 	discovery "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
 	typev3 "github.com/envoyproxy/go-control-plane/envoy/type/v3"
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
 
@@ -26,6 +25,7 @@ type fleet struct {
 	shape    shape
 	ids      func(i int) string
 	clients  []*xdsim.Client
+	nodes    *nodes // nil: plaintext
 	bytes    atomic.Int64
 	messages atomic.Int64
 	watch    atomic.Pointer[watch]
@@ -40,17 +40,25 @@ type watch struct {
 	done chan struct{}
 }
 
-func runClient(addr string, s shape, idFormat string) error {
+func runClient(flag flags) error {
+	s := flag.shape
 	f := &fleet{shape: s, clients: make([]*xdsim.Client, s.P), ids: func(i int) string {
-		if idFormat == "consul" {
+		if flag.ids == "consul" {
 			return proxyName(i) + "-proxy"
 		}
 		return proxyName(i) + "/" + nodeName(i)
 	}}
+	if flag.tls != "" {
+		nodes, err := readNodes(flag.tls)
+		if err != nil {
+			return err
+		}
+		f.nodes = nodes
+	}
 	debug.SetGCPercent(400)
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
-	took, err := f.connect(ctx, addr)
+	took, err := f.connect(ctx, flag.addr)
 	if err != nil {
 		return err
 	}
@@ -81,12 +89,12 @@ func (f *fleet) connect(ctx context.Context, addr string) (time.Duration, error)
 	for i := range f.shape.P {
 		go func() {
 			errs <- func() error {
-				conn, err := grpc.NewClient(addr, grpc.WithTransportCredentials(insecure.NewCredentials()))
+				conn, err := grpc.NewClient(addr, grpc.WithTransportCredentials(f.nodes.credentials(i)))
 				if err != nil {
 					return fmt.Errorf("connecting %s: %w", f.ids(i), err)
 				}
 				node := &corev3.Node{Id: f.ids(i), Cluster: proxyName(i), UserAgentName: "envoy", UserAgentVersionType: &corev3.Node_UserAgentBuildVersion{
-					UserAgentBuildVersion: &corev3.BuildVersion{Version: &typev3.SemanticVersion{MajorNumber: 1, MinorNumber: 31}}}}
+					UserAgentBuildVersion: &corev3.BuildVersion{Version: &typev3.SemanticVersion{MajorNumber: 1, MinorNumber: 31}}}, Metadata: introduction}
 				// A refused stream comes back, as Envoy would.
 				for {
 					c, err := xdsim.Open(ctx, conn, node, xdsim.Mode{Seen: func(m *discovery.DeltaDiscoveryResponse) { f.got(i, m) }}, nil)

@@ -13,6 +13,7 @@ import (
 	endpointv3 "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
 	discovery "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/encoding"
 	grpcproto "google.golang.org/grpc/encoding/proto"
 	"google.golang.org/grpc/mem"
@@ -44,16 +45,30 @@ func (c frozenCodec) Marshal(v any) (mem.BufferSlice, error) {
 	return c.CodecV2.Marshal(v)
 }
 
-func runFloor(s shape) error {
+// runFloor serves in plaintext, or with node certificates kept under a folder.
+func runFloor(s shape, tls string) error {
 	f := &floor{shape: s, streams: map[int]chan frozen{}, extra: map[int][]int{}}
-	g := grpc.NewServer(grpc.ForceServerCodecV2(frozenCodec{encoding.GetCodecV2(grpcproto.Name)}))
+	options := []grpc.ServerOption{grpc.ForceServerCodecV2(frozenCodec{encoding.GetCodecV2(grpcproto.Name)})}
+	if tls != "" {
+		authority, err := issueNodes(tls, s)
+		if err != nil {
+			return err
+		}
+		defer authority.Close()
+		cert, err := authority.ServerCert("bench", "127.0.0.1")
+		if err != nil {
+			return err
+		}
+		options = append(options, grpc.Creds(credentials.NewTLS(cert.GRPC())))
+	}
+	g := grpc.NewServer(options...)
 	discovery.RegisterAggregatedDiscoveryServiceServer(g, f)
 	lis, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return fmt.Errorf("listening: %w", err)
 	}
 	go func() { _ = g.Serve(lis) }()
-	say(answer{Addr: lis.Addr().String()})
+	say(answer{Addr: lis.Addr().String(), TLS: tls})
 	serveOrders(f.change)
 	g.Stop()
 	return nil

@@ -121,8 +121,7 @@ func (m *memory) Watch(ctx context.Context, out chan<- mesh.Part) error {
 		}
 	}
 	for i := range m.shape.P {
-		send(mesh.Part{Source: "memory", Scope: proxyName(i), Instances: []mesh.Instance{{Service: mesh.ServiceName(proxyName(i)), ID: "1",
-			Node: nodeName(i), Addr: netip.AddrPortFrom(netip.AddrFrom4([4]byte{11, byte(i >> 16), byte(i >> 8), byte(i)}), 8080), Protocol: mesh.ProtocolHTTP, Weight: 1}}})
+		send(mesh.Part{Source: "memory", Scope: proxyName(i), Instances: []mesh.Instance{proxyInstance(i)}})
 	}
 	send(settings(m.shape))
 	send(mesh.Part{Source: "memory"})
@@ -144,6 +143,12 @@ func (m *memory) part(k int) mesh.Part {
 			Addr: netip.AddrPortFrom(netip.MustParseAddr(ip), uint16(port)), Protocol: mesh.ProtocolHTTP, Weight: 1})
 	}
 	return p
+}
+
+// proxyInstance is the workload that proxy i belongs to.
+func proxyInstance(i int) mesh.Instance {
+	return mesh.Instance{Service: mesh.ServiceName(proxyName(i)), ID: "1", Node: nodeName(i),
+		Addr: netip.AddrPortFrom(netip.AddrFrom4([4]byte{11, byte(i >> 16), byte(i >> 8), byte(i)}), 8080), Protocol: mesh.ProtocolHTTP, Weight: 1}
 }
 
 func serverNode(n int) string { return fmt.Sprintf("server-%d", n%2) }
@@ -169,7 +174,7 @@ func settings(s shape) mesh.Part {
 			callers[k] = append(callers[k], proxyName(i))
 		}
 	}
-	p := mesh.Part{Source: "file", Mesh: &mesh.Config{TrustDomain: "bench.test", DefaultIntention: mesh.ActionDeny},
+	p := mesh.Part{Source: "file", Mesh: &mesh.Config{TrustDomain: trustDomain, DefaultIntention: mesh.ActionDeny},
 		Bundle: []byte("-----BEGIN CERTIFICATE-----\nMA==\n-----END CERTIFICATE-----\n")}
 	for k, from := range callers {
 		p.Services = append(p.Services, mesh.ServiceConfig{Name: mesh.ServiceName(serviceName(k)),

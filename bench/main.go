@@ -2,20 +2,37 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
-	"text/tabwriter"
 	"time"
 )
 
 type flags struct {
-	role, addr, ids, out, peer, consul, profile, registry string
-	rounds, warmup, peerRounds                            int
-	shape                                                 shape
+	role, addr, ids, out, peer, consul, profile, registry, tls, only string
+	rounds, warmup, peerRounds, cold                                 int
+	shape                                                            shape
+	large                                                            bool
+}
+
+// benchmark is one of those of docs/performance.md: run prints its tables and
+// returns its figures.
+type benchmark struct {
+	numbers []int
+	name    string
+	run     func(flags) (any, error)
+}
+
+var benchmarks = []benchmark{
+	{[]int{1, 2}, "register-to-eds, change-cost", runChange},
+	{[]int{3}, "cold-start", runCold},
+	{[]int{4}, "memory-per-proxy", runMemory},
+	{[]int{6}, "scaling-exponent", runScaling},
 }
 
 func main() {
@@ -23,34 +40,24 @@ func main() {
 	flag.StringVar(&f.role, "role", "", "for the program's own processes")
 	flag.StringVar(&f.addr, "addr", "", "for the program's own processes")
 	flag.StringVar(&f.ids, "ids", "", "for the program's own processes")
-	flag.IntVar(&f.shape.P, "p", 1000, "proxies")
-	flag.IntVar(&f.shape.S, "s", 1000, "services of two instances")
-	flag.IntVar(&f.shape.U, "u", 10, "upstreams a proxy")
+	flag.StringVar(&f.tls, "tls", "", "for the program's own processes")
+	flag.StringVar(&f.registry, "registry", "", "for the program's own processes")
+	flag.StringVar(&f.only, "only", "", "numbers of benchmarks with commas between, of those in docs/performance.md; default: all")
+	flag.IntVar(&f.shape.P, "p", 1000, "1, 2, 3: proxies")
+	flag.IntVar(&f.shape.S, "s", 1000, "1, 2, 3, 4: services of two instances")
+	flag.IntVar(&f.shape.U, "u", 10, "1, 2, 3: upstreams a proxy")
+	flag.IntVar(&f.shape.D, "d", 0, "1, 2: proxies that call the warm service; 0: one in a hundred")
 	flag.IntVar(&f.rounds, "rounds", 30, "rounds a case")
 	flag.IntVar(&f.warmup, "warmup", 3, "rounds before, not counted")
-	flag.IntVar(&f.peerRounds, "peer-rounds", 10, "rounds a case of peers, of which one takes seconds")
-	flag.StringVar(&f.peer, "peer", "consul,consul-defaults", "peers with commas between: consul (its own xDS, limits off), consul-defaults; or none")
+	flag.IntVar(&f.cold, "cold-rounds", 5, "3: cold starts of each contender")
+	flag.BoolVar(&f.large, "large", false, "3: 5000 proxies, too")
+	flag.IntVar(&f.peerRounds, "peer-rounds", 10, "1, 2: rounds a case of peers, of which one takes seconds")
+	flag.StringVar(&f.peer, "peer", "consul,consul-defaults", "1, 2: peers with commas between: consul (its own xDS, limits off), consul-defaults; or none")
 	flag.StringVar(&f.consul, "consul", "", "the Consul binary; default: the pinned one in the cache")
-	flag.StringVar(&f.out, "out", "out/bench.json", "where the figures go")
-	flag.StringVar(&f.registry, "registry", "", "for the program's own processes")
-	flag.StringVar(&f.profile, "profile", "", "a directory for profiles of kerege's server: cold.cpu, changes.cpu, heap")
+	flag.StringVar(&f.out, "out", "out/bench.json", "where the figures go; those of benchmarks that do not run stay")
+	flag.StringVar(&f.profile, "profile", "", "1, 2: a directory for profiles of kerege's server: cold.cpu, changes.cpu, heap")
 	flag.Parse()
-	var err error
-	switch f.role {
-	case "":
-		err = run(f)
-	case "client":
-		err = runClient(f.addr, f.shape, f.ids)
-	case "floor":
-		err = runFloor(f.shape)
-	case "ads":
-		err = profiled(f.profile, func(first func()) error { return runADS(f.shape, first) })
-	case "kerege":
-		err = profiled(f.profile, func(first func()) error { return runKerege(f.shape, f.registry, first) })
-	default:
-		err = fmt.Errorf("unknown role %q", f.role)
-	}
-	if err != nil {
+	if err := f.play(); err != nil {
 		if f.role != "" {
 			say(answer{Err: err.Error()})
 		}
@@ -59,161 +66,90 @@ func main() {
 	}
 }
 
-// run measures kerege and the floor in turns, then the peer.
+func (f flags) play() error {
+	switch f.role {
+	case "":
+		return run(f)
+	case "client":
+		return runClient(f)
+	case "floor":
+		return runFloor(f.shape, f.tls)
+	case "ads":
+		return profiled(f.profile, func(first func()) error { return runADS(f.shape, first) })
+	case "kerege":
+		return profiled(f.profile, func(first func()) error { return runKerege(f.shape, f.registry, first) })
+	case "server":
+		return profiled(f.profile, func(first func()) error { return runServer(f.shape, f.tls, first) })
+	}
+	return fmt.Errorf("unknown role %q", f.role)
+}
+
+// run plays the benchmarks that were asked for, one after the other; one that
+// fails does not keep the others from running.
 func run(f flags) error {
-	fmt.Printf("%s, %d rounds; %s\n", f.shape, f.rounds, time.Now().UTC().Format(time.RFC3339))
-	var ours []*contender
-	var results []*Result
-	defer func() {
-		for _, c := range ours {
-			c.stop()
+	wanted := map[int]bool{}
+	for _, text := range strings.FieldsFunc(f.only, func(r rune) bool { return r == ',' || r == ' ' }) {
+		n, err := strconv.Atoi(text)
+		if err != nil || !slices.ContainsFunc(benchmarks, func(b benchmark) bool { return slices.Contains(b.numbers, n) }) {
+			return fmt.Errorf("there is no benchmark %q", text)
 		}
-	}()
-	starts := []func() (*contender, error){
-		func() (*contender, error) { return own("raw floor", "floor", f.shape) },
-		func() (*contender, error) { return own("kerege's ADS alone", "ads", f.shape) },
-		func() (*contender, error) { return own("kerege", "kerege", f.shape, "-profile", f.profile) },
+		wanted[n] = true
 	}
-	if len(f.peers()) > 0 {
-		starts = append(starts, func() (*contender, error) { return keregeOnConsul("kerege, on Consul", f.binary(), f.shape) })
-	}
-	for _, start := range starts {
-		c, err := start()
+	var failed []error
+	for _, b := range benchmarks {
+		if len(wanted) > 0 && !slices.ContainsFunc(b.numbers, func(n int) bool { return wanted[n] }) {
+			continue
+		}
+		fmt.Printf("\n== %s: %s (load average %s)\n", b.label(), b.name, load())
+		start := time.Now()
+		figures, err := b.run(f)
 		if err == nil {
-			fmt.Fprintf(os.Stderr, "%s is up: all streams in %s\n", c.name, c.result.ColdStart.Round(time.Millisecond))
+			err = write(f, b, figures)
 		}
 		if err != nil {
-			return err
+			fmt.Fprintf(os.Stderr, "bench: %s: %v\n", b.name, err)
+			failed = append(failed, fmt.Errorf("%s: %w", b.name, err))
 		}
-		c.result.beside = true
-		ours = append(ours, c)
-		results = append(results, &c.result)
+		fmt.Printf("\n(%s)\n", time.Since(start).Round(time.Second))
 	}
-	if err := rounds(f, f.rounds, ours...); err != nil {
-		return err
-	}
-	for _, c := range ours {
-		c.stop()
-	}
-	ours = nil
-	for _, name := range f.peers() {
-		fmt.Fprintf(os.Stderr, "now %s with its own xDS; this takes minutes\n", name)
-		peer, err := peerConsul(name, f.binary(), name == "consul", f.shape)
-		if err != nil {
-			return err
-		}
-		ours = []*contender{peer}
-		if err := rounds(f, min(f.rounds, f.peerRounds), peer); err != nil {
-			return err
-		}
-		peer.stop()
-		ours = nil
-		results = append(results, &peer.result)
-	}
-	report(results, f.shape.P)
-	return write(f, results)
+	return errors.Join(failed...)
 }
 
-func (f flags) peers() []string {
-	if f.peer == "none" || f.peer == "" {
-		return nil
+func (b benchmark) label() string {
+	var out []string
+	for _, n := range b.numbers {
+		out = append(out, strconv.Itoa(n))
 	}
-	return strings.Split(f.peer, ",")
+	return strings.Join(out, ", ")
 }
 
-func (f flags) binary() string {
-	if f.consul != "" {
-		return f.consul
-	}
-	if env := os.Getenv("CONSUL"); env != "" && env != "1" {
-		return env
-	}
-	cache, err := os.UserCacheDir()
+// load is what else the machine does: figures say so.
+func load() string {
+	b, err := os.ReadFile("/proc/loadavg")
 	if err != nil {
-		return "consul"
+		return "unknown"
 	}
-	return filepath.Join(cache, "kerege", "parts", "consul-1.20.6", "consul")
+	one, _, _ := strings.Cut(string(b), " ")
+	return one
 }
 
-// rounds runs every case, the contenders in turns.
-func rounds(f flags, n int, cs ...*contender) error {
-	for _, kind := range []struct {
-		name    string
-		service int
-	}{{"all depend", hot}, {"1 % depend", warm}} {
-		for _, c := range cs {
-			c.result.Cases = append(c.result.Cases, &Case{Name: kind.name, Dependents: f.shape.dependents(kind.service)})
-		}
-		for r := range f.warmup + n {
-			for _, c := range cs {
-				if err := c.round(c.result.Cases[len(c.result.Cases)-1], kind.service, r >= f.warmup); err != nil {
-					return fmt.Errorf("round %d of %q: %w", r, kind.name, err)
-				}
-			}
-		}
-		for _, c := range cs {
-			c.result.Cases[len(c.result.Cases)-1].finish()
+// write puts a benchmark's figures into the file beside those of others.
+func write(f flags, b benchmark, figures any) error {
+	all := map[string]any{}
+	if old, err := os.ReadFile(f.out); err == nil {
+		if json.Unmarshal(old, &all) != nil {
+			all = map[string]any{}
 		}
 	}
-	return nil
-}
-
-func report(results []*Result, p int) {
-	floor := results[0]
-	ms := func(d time.Duration) string { return fmt.Sprintf("%.1f ms", float64(d.Microseconds())/1000) }
-	for i := range floor.Cases {
-		fmt.Printf("\nregister-to-eds and change-cost, %s (%d streams)\n", floor.Cases[i].Name, floor.Cases[i].Dependents)
-		w := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', tabwriter.AlignRight)
-		fmt.Fprintln(w, "\tp50\tp99\tlast\tserver CPU\tbytes\tmessages\tp99 / floor\tof a round\tCPU / floor\t")
-		for _, r := range results {
-			c := r.Cases[i]
-			f := floor.Cases[i]
-			fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%d\t%d\t%.2f\t%s\t%.2f\t\n", r.Name, ms(c.P50), ms(c.P99), ms(c.Last), ms(c.CPU), c.Bytes, c.Messages,
-				float64(c.P99)/float64(f.P99), ofARound(r, c, f), float64(c.CPU)/float64(f.CPU))
-		}
-		w.Flush()
+	all[b.name] = map[string]any{"shape": f.shape, "rounds": f.rounds, "time": time.Now().UTC(), "load": load(), "results": figures}
+	text, err := json.MarshalIndent(all, "", "  ")
+	if err != nil {
+		return fmt.Errorf("writing %s: %w", f.out, err)
 	}
-	fmt.Println("\ncold start of all streams")
-	w := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintln(w, "\ttook\tserver CPU\tclients' CPU\tbytes a stream\tRSS before\tRSS\ta proxy\t")
-	for _, r := range results {
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%d\t%d MiB\t%d MiB\t%d KiB\t\n", r.Name, ms(r.ColdStart), ms(r.ColdCPU), ms(r.Clients), r.ColdBytes, r.Idle>>20, r.RSS>>20, (r.RSS-r.Idle)>>10/int64(p))
-	}
-	w.Flush()
-	fmt.Println("\n" + strings.TrimSpace(notAlike))
-}
-
-// ofARound is the median over rounds of a round's p99 against that of the floor's
-// round just before, which the machine's other work disturbs less; peers have no
-// floor beside them.
-func ofARound(r *Result, c, floor *Case) string {
-	if !r.beside || len(c.p99) == 0 {
-		return ""
-	}
-	var list []float64
-	for i, d := range c.p99 {
-		list = append(list, float64(d)/float64(floor.p99[i]))
-	}
-	slices.Sort(list)
-	c.OfRound = list[len(list)/2]
-	return fmt.Sprintf("%.2f", c.OfRound)
-}
-
-// notAlike says what the figures do not compare.
-const notAlike = `
-Not alike: the change of the floor, of the ADS alone and of kerege begins in the server's process (a part of its registry), that of kerege on
-Consul and of Consul's own xDS with the HTTP write of the catalog; CPU of kerege on Consul is without Consul's. The floor and the ADS alone carry clusters and endpoints only; kerege also listeners, routes, policies and callers; Consul also
-listeners. All plaintext, servers and clients on the same cores.`
-
-func write(f flags, results []*Result) error {
 	if err := os.MkdirAll(filepath.Dir(f.out), 0o755); err != nil {
 		return fmt.Errorf("writing %s: %w", f.out, err)
 	}
-	b, err := json.MarshalIndent(map[string]any{"shape": f.shape, "rounds": f.rounds, "time": time.Now().UTC(), "results": results}, "", "  ")
-	if err != nil {
-		return fmt.Errorf("writing %s: %w", f.out, err)
-	}
-	if err := os.WriteFile(f.out, append(b, '\n'), 0o644); err != nil {
+	if err := os.WriteFile(f.out, append(text, '\n'), 0o644); err != nil {
 		return fmt.Errorf("writing %s: %w", f.out, err)
 	}
 	return nil

@@ -12,6 +12,7 @@ type contender struct {
 	server *child // nil for Consul's own xDS
 	peer   *consul
 	fleet  *child
+	idle   answer // what the server held before the first stream
 	pid    int
 	add    func(service, n int) (at int64, err error)
 	remove func(service, n int) error
@@ -138,10 +139,10 @@ func quantile[T ~int64](list []T, q float64) T {
 }
 
 // fleetOf starts the clients of a server and notes what the cold start cost.
-func (c *contender) connect(addr, ids string, s shape) error {
+func (c *contender) connect(addr, ids, tls string, s shape) error {
 	before := cpu(c.pid)
 	c.result.Idle = rss(c.pid)
-	fleet, err := spawn(c.name+"'s clients", "-role", "client", "-addr", addr, "-ids", ids, "-p", fmt.Sprint(s.P), "-s", fmt.Sprint(s.S), "-u", fmt.Sprint(s.U))
+	fleet, err := spawn(c.name+"'s clients", s.args("-role", "client", "-addr", addr, "-ids", ids, "-tls", tls)...)
 	if err != nil {
 		return err
 	}
@@ -174,7 +175,7 @@ func (c *contender) stop() {
 
 // own starts a server that is this program in a role, changed by orders.
 func own(name, role string, s shape, extra ...string) (*contender, error) {
-	srv, err := spawn(name, append([]string{"-role", role, "-p", fmt.Sprint(s.P), "-s", fmt.Sprint(s.S), "-u", fmt.Sprint(s.U)}, extra...)...)
+	srv, err := spawn(name, s.args(append([]string{"-role", role}, extra...)...)...)
 	if err != nil {
 		return nil, err
 	}
@@ -192,7 +193,11 @@ func own(name, role string, s shape, extra ...string) (*contender, error) {
 		c.stop()
 		return nil, err
 	}
-	if err := c.connect(a.Addr, "kerege", s); err != nil {
+	if c.idle, err = srv.ask(order{Memory: true}); err != nil {
+		c.stop()
+		return nil, err
+	}
+	if err := c.connect(a.Addr, "kerege", a.TLS, s); err != nil {
 		c.stop()
 		return nil, err
 	}
@@ -239,7 +244,7 @@ func peerConsul(name, binary string, limitsOff bool, s shape) (*contender, error
 		return at, p.register(service, n, true)
 	}
 	c.remove = p.deregister
-	if err := c.connect(p.grpc, "consul", s); err != nil {
+	if err := c.connect(p.grpc, "consul", "", s); err != nil {
 		c.stop()
 		return nil, err
 	}

@@ -1,10 +1,19 @@
 package main
 
-import "fmt"
+import (
+	"fmt"
+	"slices"
+)
 
 // shape is the size of a mesh: P proxies, S services of two instances each, U
-// upstreams a proxy. Every proxy calls service 0; one in a hundred calls 1.
-type shape struct{ P, S, U int }
+// upstreams a proxy. Every proxy calls service 0; D of them, or one in a hundred,
+// call 1.
+type shape struct{ P, S, U, D int }
+
+// args say the shape to a process of ours.
+func (s shape) args(more ...string) []string {
+	return slices.Concat([]string{"-p", fmt.Sprint(s.P), "-s", fmt.Sprint(s.S), "-u", fmt.Sprint(s.U), "-d", fmt.Sprint(s.D)}, more)
+}
 
 const (
 	hot  = 0 // the service that all depend on
@@ -18,7 +27,12 @@ func proxyName(i int) string   { return fmt.Sprintf("web-%04d", i) }
 func nodeName(i int) string    { return fmt.Sprintf("node-%04d", i) }
 
 // fewer is how many proxies call the warm service.
-func (s shape) fewer() int { return max(1, s.P/100) }
+func (s shape) fewer() int {
+	if s.D > 0 {
+		return min(s.D, s.P)
+	}
+	return max(1, s.P/100)
+}
 
 // dependents of a service that changes.
 func (s shape) dependents(service int) int {
