@@ -126,6 +126,7 @@ type Service struct {
 	Instances []Instance `json:"instances"`
 	Callers   []string   `json:"callers"` // those an intention lets in
 	Where     string     `json:"where,omitempty"`
+	Warnings  []string   `json:"warnings,omitempty"` // what its registries disagree on, and the way out
 }
 
 // Port is one port of a service.
@@ -253,6 +254,7 @@ type Applied struct {
 	Previous     int          `json:"previous"`
 	Proxies      int          `json:"proxies"`
 	Acknowledged int          `json:"acknowledged"`
+	Refused      int          `json:"refused"` // proxies that have an update that they did not take
 	Seconds      float64      `json:"seconds"`
 	Warnings     []Diagnostic `json:"warnings,omitempty"`
 	Diagnostics  []Diagnostic `json:"diagnostics,omitempty"` // errors: nothing was applied

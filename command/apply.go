@@ -2,6 +2,7 @@ package command
 
 import (
 	"fmt"
+	"strings"
 
 	"github.com/kerege/kerege/api"
 )
@@ -13,7 +14,9 @@ func applyCommand() Command {
 		Synopsis: "Make the mesh files live, all of them or none",
 		Long: `Has the server read its mesh files, compile all of them, and make them live as the
 next generation. With one error in them nothing is applied, and what runs goes on.
-A SIGHUP to the server does the same. See first what changes: kerege plan.`,
+A SIGHUP to the server does the same. See first what changes: kerege plan.
+
+Exits 1 when nothing was applied, 2 when a proxy refused what it was sent.`,
 		Example: "kerege apply",
 		Flags:   s.register,
 		Run: func(c *Call) error {
@@ -41,8 +44,35 @@ A SIGHUP to the server does the same. See first what changes: kerege plan.`,
 				fmt.Fprintf(c.out, "Nothing changed: the files are what generation %d is.\n", a.Generation)
 				return nil
 			}
-			fmt.Fprintf(c.out, "generation %d (was %d). Acknowledged by %d of %d proxies in %.1f s.\n", a.Generation, a.Previous, a.Acknowledged, a.Proxies, a.Seconds)
+			fmt.Fprintf(c.out, "generation %d (was %d). %s\n", a.Generation, a.Previous, answered(a))
+			if a.Refused > 0 {
+				return findings()
+			}
 			return nil
 		},
 	}
+}
+
+// answered says what the proxies made of a generation.
+func answered(a api.Applied) string {
+	text := fmt.Sprintf("Acknowledged by %d of %s in %s.", a.Acknowledged, count(a.Proxies, "proxy", "proxies"), took(a.Seconds))
+	var others []string
+	if a.Refused > 0 {
+		others = append(others, fmt.Sprintf("%d refused an update", a.Refused))
+	}
+	if rest := a.Proxies - a.Acknowledged - a.Refused; rest > 0 {
+		others = append(others, fmt.Sprintf("%d %s not answered", rest, map[bool]string{true: "has", false: "have"}[rest == 1]))
+	}
+	if len(others) > 0 {
+		text += " " + strings.Join(others, ", ") + ": kerege proxies"
+	}
+	return text
+}
+
+// took is how long something took: "84 ms", "1.2 s".
+func took(seconds float64) string {
+	if seconds < 0.9995 {
+		return fmt.Sprintf("%.0f ms", max(1, seconds*1000))
+	}
+	return fmt.Sprintf("%.1f s", seconds)
 }

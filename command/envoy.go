@@ -42,6 +42,10 @@ that is not there yet, and goes on without one that went away.`,
 			notify := telemetry.NewNotifier()
 			log := telemetry.Logger("kerege.envoy", telemetry.LogOptions{Output: c.err})
 			boot, err := fetchBootstrap(c.ctx, log, &a, service, workload)
+			if c.ctx.Err() != nil {
+				log.Info("stopped before the agent gave it something to run")
+				return nil
+			}
 			if err != nil {
 				return err
 			}

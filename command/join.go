@@ -1,16 +1,12 @@
 package command
 
 import (
-	"bufio"
 	"flag"
 	"fmt"
-	"io"
-	"os"
 	"strings"
 	"time"
 
 	"github.com/fatih/color"
-	"github.com/mattn/go-isatty"
 
 	"github.com/kerege/kerege/api"
 )
@@ -24,8 +20,8 @@ func joinCommand() Command {
 		Args:     "TOKEN|-",
 		Long: `Shows a join token (kerege token create, on a server) to the control plane, and gets
 this host its identity. The server is checked against the token. With - the token is
-read from stdin. Nothing is captured by it: what would be is shown, for
-kerege capture apply.`,
+read from stdin, where a terminal does not show it. Nothing is captured by it: what
+would be is shown, for kerege capture apply.`,
 		Example: "kerege join -",
 		Flags: func(f *flag.FlagSet) {
 			a.register(f)
@@ -38,6 +34,9 @@ kerege capture apply.`,
 			token := c.Args[0]
 			if token == "-" {
 				text, err := readToken(c)
+				if c.ctx.Err() != nil {
+					return exit{code: exitError}
+				}
 				if err != nil {
 					return fmt.Errorf("reading the token: %w", err)
 				}
@@ -57,25 +56,6 @@ kerege capture apply.`,
 			printJoined(c, joined)
 			return nil
 		},
-	}
-}
-
-// readToken reads stdin up to the end of the line with the token: whoever pastes it
-// presses Enter, and not Ctrl-D.
-func readToken(c *Call) (string, error) {
-	if f, ok := c.in.(*os.File); ok && isatty.IsTerminal(f.Fd()) {
-		fmt.Fprint(c.err, "The token, from kerege token create: ")
-	}
-	in := bufio.NewReader(io.LimitReader(c.in, 4096))
-	for text := ""; ; {
-		line, err := in.ReadString('\n')
-		text += line
-		switch {
-		case strings.Contains(line, "kj_"), err == io.EOF:
-			return text, nil
-		case err != nil:
-			return "", err
-		}
 	}
 }
 

@@ -142,13 +142,16 @@ func hostsLine(nodes []api.Node) string {
 	var parts []string
 	for _, n := range nodes {
 		text := n.Name
-		if len(n.Services) > 0 {
+		switch {
+		case len(n.Services) > 0:
 			text += " (" + strings.Join(n.Services, " ") + ")"
-		} else {
-			text += " (no service of it)"
-		}
-		if !n.Connected {
-			text += " away"
+			if !n.Connected {
+				text += " away"
+			}
+		case n.Connected:
+			text += " (joined, nothing of it is in)"
+		default:
+			text += " (away, nothing of it is in)"
 		}
 		parts = append(parts, text)
 	}

@@ -32,6 +32,8 @@ func (s *Server) plan() (api.Plan, error) {
 		return out, nil
 	}
 	then, _ := old.With(s.opt.Part(m))
+	warnings, _ := diagnostics(disagreements(m, then))
+	out.Warnings = append(out.Warnings, warnings...)
 	calls, _ := plan.Changes(old, then, nil)
 	for _, c := range calls {
 		now, after := c.Now, c.Then
@@ -47,6 +49,21 @@ func (s *Server) plan() (api.Plan, error) {
 	out.Proxies = proxyChanges(have, want)
 	out.Changes = len(out.Files) > 0 || len(out.Calls) > 0 || len(out.Proxies) > 0
 	return out, nil
+}
+
+// disagreements are the conflicts about services that there will be.
+func disagreements(m *config.Mesh, then *mesh.Snapshot) config.Diagnostics {
+	var all config.Diagnostics
+	for _, c := range ofServices(then.Conflicts()) {
+		var pos mesh.Pos
+		if len(c.Where) > 0 {
+			pos = c.Where[0]
+		}
+		d := refusal(m, "KRG1092", pos, c.What, "")
+		d.Severity = config.Warning
+		all = append(all, d)
+	}
+	return all
 }
 
 // besides leaves out the warnings about what an error speaks of already.
@@ -171,16 +188,28 @@ func (s *Server) apply(ctx context.Context) (api.Applied, error) {
 	return out, nil
 }
 
-// acknowledged waits until every connected proxy has accepted what it should have.
+// refusedFor is how long nothing may be on its way to a proxy that has refused
+// something, until that is taken for its answer: a refusal of an earlier update
+// still stands in its row while the next is being sent.
+const refusedFor = 250 * time.Millisecond
+
+// acknowledged waits until every connected proxy has answered for what it should have.
 func (s *Server) acknowledged(ctx context.Context, out *api.Applied) {
 	s.planner.settle(ctx, s.hub.Snapshot())
 	deadline := s.now().Add(acknowledgeWithin)
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
+	var quiet time.Time // since when nothing is on its way
 	for {
-		counts := s.ads.Counts()
-		out.Proxies, out.Acknowledged = counts[delta.Synced]+counts[delta.Stale]+counts[delta.Nacked], counts[delta.Synced]
-		if out.Acknowledged == out.Proxies || s.now().After(deadline) {
+		counts, now := s.ads.Counts(), s.now()
+		out.Proxies, out.Acknowledged, out.Refused = counts[delta.Synced]+counts[delta.Stale]+counts[delta.Nacked], counts[delta.Synced], counts[delta.Nacked]
+		switch {
+		case counts[delta.Stale] > 0:
+			quiet = time.Time{}
+		case quiet.IsZero():
+			quiet = now
+		}
+		if out.Acknowledged == out.Proxies || !quiet.IsZero() && now.Sub(quiet) >= refusedFor || now.After(deadline) {
 			return
 		}
 		select {

@@ -165,7 +165,7 @@ func TestApplyCountsWhoAcknowledged(t *testing.T) {
 	}})
 	r.write(files + bank)
 	a := local[api.Applied](r, "POST", "/v1/apply", "")
-	if a.Generation != 2 || a.Proxies != 1 || a.Acknowledged != 0 || a.Seconds > 6 {
+	if a.Generation != 2 || a.Proxies != 1 || a.Acknowledged != 0 || a.Refused != 1 || a.Seconds > acknowledgeWithin.Seconds() {
 		t.Errorf("%+v", a)
 	}
 	all := local[[]api.Proxy](r, "GET", "/v1/proxies", "")
@@ -180,6 +180,11 @@ func TestApplyCountsWhoAcknowledged(t *testing.T) {
 	text := r.metrics()
 	if sample(text, `kerege_xds_nacks_total{type="cluster"}`) == "0" || sample(text, `kerege_proxies{state="nacked"}`) != "1" || sample(text, `kerege_proxies{state="synced"}`) != "0" {
 		t.Errorf("the metrics do not say it: %s", text)
+	}
+	// What is right again is waited for, and not taken for the refusal before.
+	r.write(files)
+	if a := local[api.Applied](r, "POST", "/v1/apply", ""); a.Generation != 3 || a.Acknowledged != 1 || a.Refused != 0 {
+		t.Errorf("%+v", a)
 	}
 }
 
