@@ -79,5 +79,8 @@ func printService(c *Call, v api.Service) {
 		t.add("  "+i.Address, plain(dash(i.Node)), i.Source, i.Health, subsets, state)
 	}
 	t.print(c.out)
+	for _, w := range v.Warnings {
+		fmt.Fprintln(c.out, c.paint(color.FgYellow, "  warning: "+plain(w)))
+	}
 	fmt.Fprintln(c.out)
 }

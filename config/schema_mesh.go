@@ -108,7 +108,7 @@ func serviceBlock() *block {
 			{name: "tags", typ: texts, doc: "Tags that filters see as Service.Tags."},
 			{name: "weight", typ: whole(1, 65535), def: "1", doc: "Its share against the other instances."},
 		}},
-		{name: "port", label: "the port's name", many: true, doc: "A port of the service, as its callers see it.", attrs: []*attr{
+		{name: "port", label: "the port's name", many: true, doc: "A port of the service, as its callers see it. Left out: the one that all instances in the mesh share, and once it is served it stays until they all share another; else 80, also for ports that Nomad draws.", attrs: []*attr{
 			{name: "port", typ: port, required: true, doc: "Its number."},
 			{name: "protocol", typ: protocols, def: "the service's", doc: "What is spoken there."},
 			{name: "mtls", typ: mtlsModes, def: "the service's", doc: "What is accepted there."},

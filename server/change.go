@@ -51,21 +51,6 @@ func (s *Server) plan() (api.Plan, error) {
 	return out, nil
 }
 
-// disagreements are the conflicts about services that there will be.
-func disagreements(m *config.Mesh, then *mesh.Snapshot) config.Diagnostics {
-	var all config.Diagnostics
-	for _, c := range ofServices(then.Conflicts()) {
-		var pos mesh.Pos
-		if len(c.Where) > 0 {
-			pos = c.Where[0]
-		}
-		d := refusal(m, "KRG1092", pos, c.What, "")
-		d.Severity = config.Warning
-		all = append(all, d)
-	}
-	return all
-}
-
 // besides leaves out the warnings about what an error speaks of already.
 func besides(warnings, errs config.Diagnostics) config.Diagnostics {
 	return slices.DeleteFunc(warnings, func(w config.Diagnostic) bool {

@@ -5,6 +5,7 @@ import (
 	"strings"
 
 	"github.com/kerege/kerege/api"
+	"github.com/kerege/kerege/config"
 	"github.com/kerege/kerege/mesh"
 )
 
@@ -12,10 +13,21 @@ import (
 // come from, and why callers do not get those that they do not get.
 func servicesOf(s *mesh.Snapshot) []api.Service {
 	all := make([]api.Service, 0, len(s.Services()))
+	warnings := map[string][]string{}
+	for _, c := range ofServices(s.Conflicts()) {
+		warnings[c.Key.Name] = append(warnings[c.Key.Name], c.What)
+	}
 	for _, name := range s.Services() {
-		all = append(all, serviceOf(s, s.Service(name)))
+		v := serviceOf(s, s.Service(name))
+		v.Warnings = warnings[string(name)]
+		all = append(all, v)
 	}
 	return all
+}
+
+// ofServices are the conflicts that are about one service or its instances.
+func ofServices(all []mesh.Conflict) []mesh.Conflict {
+	return slices.DeleteFunc(all, func(c mesh.Conflict) bool { return c.Key.Kind != mesh.KindService && c.Key.Kind != mesh.KindInstances })
 }
 
 func serviceOf(s *mesh.Snapshot, svc *mesh.Service) api.Service {
@@ -49,6 +61,21 @@ func serviceOf(s *mesh.Snapshot, svc *mesh.Service) api.Service {
 		v.Instances = append(v.Instances, i)
 	}
 	return v
+}
+
+// disagreements are the conflicts about services that there will be.
+func disagreements(m *config.Mesh, then *mesh.Snapshot) config.Diagnostics {
+	var all config.Diagnostics
+	for _, c := range ofServices(then.Conflicts()) {
+		var pos mesh.Pos
+		if len(c.Where) > 0 {
+			pos = c.Where[0]
+		}
+		d := refusal(m, "KRG1092", pos, c.What, "")
+		d.Severity = config.Warning
+		all = append(all, d)
+	}
+	return all
 }
 
 // heldReason is why a strict service's callers do not get an instance; "" when they do.
