@@ -44,10 +44,10 @@ func defaultsBlock() *block {
 }
 
 func retryBlock() *block {
-	return &block{name: "retry", doc: "When a call is tried again, on another instance where there is one. A call that never reached the application is tried again whatever its method.", attrs: []*attr{
+	return &block{name: "retry", doc: "When a call is tried again, on another instance where there is one. A call that never reached the application is tried again whatever its method; one that may have reached it is not, when its answer has begun.", attrs: []*attr{
 		{name: "times", typ: whole(0, 10), def: "2", doc: "Tries after the first; 0 is never."},
-		{name: "on", typ: retryOn, def: `["connect-failure", "refused-stream"]`, doc: "connect-failure, refused-stream, reset, gateway-error, 5xx, or a status such as \"503\"."},
-		{name: "any_method", typ: boolean, def: "false", doc: "What may have reached the application is otherwise tried again only for GET, HEAD, OPTIONS, PUT and DELETE."},
+		{name: "on", typ: retryOn, def: `["connect-failure", "refused-stream", "reset"]`, doc: "connect-failure, refused-stream, reset, gateway-error, 5xx, or a status such as \"503\". The first two never reached the application; a reset is a call that got no answer, for its program, proxy or host died. Where `on` is left out, reset is for GET, HEAD and OPTIONS alone."},
+		{name: "any_method", typ: boolean, def: "false", doc: "What may have reached the application is otherwise tried again only for GET, HEAD, OPTIONS, PUT and DELETE; where `on` is left out, for GET, HEAD and OPTIONS."},
 		{name: "per_try", typ: duration, def: "none", doc: "Longest time for one try."},
 		{name: "backoff", typ: duration, def: `"25ms"`, doc: "First wait between tries; it doubles, with jitter."},
 		{name: "backoff_max", typ: duration, def: `"250ms", or backoff where that is longer`, doc: "Longest wait between tries."},

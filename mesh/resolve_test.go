@@ -19,7 +19,7 @@ func TestStatedDefaults(t *testing.T) {
 	svc := s.Service("api")
 	if svc.MTLS != MTLSStrict || svc.DefaultIntention != ActionDeny || svc.Protocol != ProtocolUnknown ||
 		*svc.Timeout != None || *svc.IdleTimeout != 5*time.Minute || *svc.Retry.Times != 2 || *svc.Retry.Budget != 20 ||
-		strings.Join(svc.Retry.On, " ") != "connect-failure refused-stream" || svc.Balance.Policy != "least_request" ||
+		strings.Join(svc.Retry.On, " ") != "connect-failure refused-stream reset" || !svc.Retry.Safe || svc.Balance.Policy != "least_request" ||
 		*svc.Outlier.Consecutive5xx != 5 || *svc.Outlier.Interval != 10*time.Second || *svc.Outlier.Eject != 30*time.Second || *svc.Outlier.AtMost != 50 {
 		t.Errorf("Service = %+v", svc)
 	}

@@ -39,7 +39,8 @@ type Defaults struct {
 type Retry struct {
 	Times      *int     // tries after the first; 0 never
 	On         []string // connect-failure, refused-stream, reset, gateway-error, 5xx, or a status code such as "503"
-	AnyMethod  bool     // also for methods that are not safe
+	Safe       bool     // On is the stated default: what may have reached the application is for GET, HEAD and OPTIONS alone, not PUT and DELETE
+	AnyMethod  bool     // whatever the method
 	PerTry     *time.Duration
 	Backoff    *time.Duration
 	BackoffMax *time.Duration

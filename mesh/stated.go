@@ -36,8 +36,9 @@ const (
 	DefaultPort = uint16(80)
 )
 
-// DefaultRetryOn is when a call is tried again: only what never reached the application.
-func DefaultRetryOn() []string { return []string{"connect-failure", "refused-stream"} }
+// DefaultRetryOn is when a call is tried again: what never reached the
+// application, and, for safe methods alone (Retry.Safe), what got no answer.
+func DefaultRetryOn() []string { return []string{"connect-failure", "refused-stream", "reset"} }
 
 // Filled is the retry block with every stated default filled in. A nil block is the default one.
 func (r *Retry) Filled() *Retry {
@@ -47,7 +48,7 @@ func (r *Retry) Filled() *Retry {
 	}
 	fill(&f.Times, DefaultRetryTimes)
 	if f.On == nil {
-		f.On = DefaultRetryOn()
+		f.On, f.Safe = DefaultRetryOn(), true
 	}
 	fill(&f.PerTry, DefaultPerTry)
 	fill(&f.Backoff, DefaultBackoff)

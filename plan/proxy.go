@@ -83,6 +83,7 @@ type Policy struct {
 	AnyCaller bool
 	Deniers   []mesh.Identity // under AnyCaller: those who may not
 	Plaintext bool            // may a caller without a certificate open a TCP connection, where mtls lets it in at all
+	Open      []byte          // by what nodes judge what is open on the port, as policy.ReadRules reads it
 	Cause     mesh.Key
 }
 
@@ -179,11 +180,13 @@ type RouteRule struct {
 	Pos             mesh.Pos
 }
 
-// Retry is mesh.Retry with every default filled in.
+// Retry is mesh.Retry with every default filled in. What may have reached the
+// application is tried again for GET, HEAD, OPTIONS, PUT and DELETE.
 type Retry struct {
 	Times      uint32
 	On         []string
-	AnyMethod  bool
+	Safe       bool          // for GET, HEAD and OPTIONS alone
+	AnyMethod  bool          // for every method, whatever Safe says
 	PerTry     time.Duration // mesh.None: none
 	Backoff    time.Duration
 	BackoffMax time.Duration

@@ -96,8 +96,12 @@ func (r *router) resolve(rule *mesh.Rule, matches []mesh.Match, port mesh.Port) 
 		retry = rule.Retry.Filled()
 	}
 	out.Retry = Retry{
-		Times: uint32(max(*retry.Times, 0)), On: retry.On, AnyMethod: retry.AnyMethod,
+		Times: uint32(max(*retry.Times, 0)), On: retry.On, Safe: retry.Safe, AnyMethod: retry.AnyMethod,
 		PerTry: *retry.PerTry, Backoff: *retry.Backoff, BackoffMax: *retry.BackoffMax,
+	}
+	if port.Protocol == mesh.ProtocolGRPC && retry.Safe && !retry.AnyMethod {
+		// Every call of gRPC is a POST: nothing there is for safe methods.
+		out.Retry.On = slices.DeleteFunc(slices.Clone(retry.On), func(c string) bool { return c == "reset" })
 	}
 	switch {
 	case rule.Redirect != nil:

@@ -65,7 +65,7 @@ func testUpstream(service string, port uint16, protocol mesh.Protocol, at ...net
 	if !isTCP(protocol) {
 		p.Route = &plan.Routes{Name: c.Name, Service: c.Service, Cause: mesh.Key{Kind: mesh.KindRoute, Name: service}, Rules: []plan.RouteRule{{
 			Name: "default", To: to, Timeout: mesh.None, Idle: 5 * time.Minute,
-			Retry: plan.Retry{Times: 2, On: []string{"connect-failure", "refused-stream"}, PerTry: mesh.None, Backoff: 25 * time.Millisecond, BackoffMax: 250 * time.Millisecond},
+			Retry: plan.Retry{Times: 2, On: mesh.DefaultRetryOn(), Safe: true, PerTry: mesh.None, Backoff: 25 * time.Millisecond, BackoffMax: 250 * time.Millisecond},
 		}}}
 	}
 	if isTCP(protocol) || protocol == mesh.ProtocolUnknown {

@@ -82,6 +82,7 @@ func routed() *plan.Upstream {
 	v2.Endpoints = &plan.Endpoints{Cluster: v2.Name, Cause: c.Endpoints.Cause}
 	p.Clusters = []*plan.Cluster{&v2, c}
 	to := []plan.Weighted{{Cluster: "api.v2:8080", Weight: 1000}, {Cluster: "api:8080", Weight: 9000}}
+	byMethod := []mesh.Match{{Path: "/write", Methods: []string{"POST", "PUT"}}, {Path: "/read", Methods: []string{"GET"}}}
 	retry := plan.Retry{Times: 2, On: []string{"connect-failure", "refused-stream", "reset", "503"}, PerTry: time.Second, Backoff: 25 * time.Millisecond, BackoffMax: time.Second}
 	p.Route.Rules = append([]plan.RouteRule{
 		{
@@ -99,6 +100,7 @@ func routed() *plan.Upstream {
 			ResponseHeaders: &mesh.HeaderOps{Set: map[string]string{"x-by": "us"}},
 			Rewrite:         &mesh.Rewrite{PathPrefix: "/pay", Host: "pay.internal"},
 		},
+		{Name: "one-method", Matches: byMethod, To: to, Retry: plan.Retry{Times: 1, On: mesh.DefaultRetryOn(), Safe: true}},
 		{Name: "moved", Matches: []mesh.Match{{PathPrefix: "/old"}}, Redirect: &mesh.Redirect{Code: 308, Scheme: "https", Host: "new.example", Port: 8443, PathPrefix: "/"}},
 		{Name: "gone", Matches: []mesh.Match{{PathPrefix: "/gone"}}, Respond: &mesh.Respond{Status: 410, Body: "gone for good"}},
 		{Name: "empty", Matches: []mesh.Match{{PathPrefix: "/empty"}}, To: []plan.Weighted{{Cluster: "api:8080"}}},

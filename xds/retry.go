@@ -26,8 +26,13 @@ const (
 	headerProtocol = "x-kerege-protocol"
 )
 
-// safeMethods may be tried again although the application may have seen them.
-var safeMethods = []string{"DELETE", "GET", "HEAD", "OPTIONS", "PUT"}
+// Methods that may be tried again although the application may have seen them:
+// by default those that change nothing, and where a retry block names its
+// conditions also those that do no more at the second time.
+var (
+	safeMethods       = []string{"GET", "HEAD", "OPTIONS"}
+	idempotentMethods = []string{"DELETE", "GET", "HEAD", "OPTIONS", "PUT"}
+)
 
 // hostPicks is how often a retry asks for another host before it takes one that
 // it has tried. With few hosts the dead one is picked again and again, for no
@@ -39,21 +44,25 @@ func unreached(condition string) bool {
 	return condition == "connect-failure" || condition == "refused-stream"
 }
 
-// retries splits a rule's retries in two: those for safe methods and those for
-// all. They differ only where a condition may mean that the application was reached.
-func (w *writer) retries(r plan.Retry) (safe, others *routev3.RetryPolicy, split bool) {
+// retries splits a rule's retries in two: those for some methods and those for
+// the others. They differ only where a condition may mean that the application
+// was reached; where they don't, there are no such methods.
+func (w *writer) retries(r plan.Retry) (some []string, theirs, others *routev3.RetryPolicy) {
 	if r.Times == 0 || len(r.On) == 0 {
-		return nil, nil, false
+		return nil, nil, nil
 	}
-	safe = w.retry(r, r.On)
+	theirs = w.retry(r, r.On)
 	fit := slices.DeleteFunc(slices.Clone(r.On), func(c string) bool { return !unreached(c) })
-	switch {
-	case r.AnyMethod || len(fit) == len(r.On):
-		return safe, safe, false
-	case len(fit) == 0:
-		return safe, nil, true
+	if r.AnyMethod || len(fit) == len(r.On) {
+		return nil, nil, theirs
 	}
-	return safe, w.retry(r, fit), true
+	if len(fit) > 0 {
+		others = w.retry(r, fit)
+	}
+	if r.Safe {
+		return safeMethods, theirs, others
+	}
+	return idempotentMethods, theirs, others
 }
 
 func (w *writer) retry(r plan.Retry, on []string) *routev3.RetryPolicy {

@@ -3,6 +3,7 @@ package xds
 import (
 	"fmt"
 	"regexp"
+	"slices"
 	"strings"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
@@ -44,23 +45,28 @@ func (w *writer) rule(r *plan.RouteRule, hashes []*routev3.RouteAction_HashPolic
 	if len(matches) == 0 {
 		matches = []mesh.Match{{}}
 	}
-	safe, others, split := w.retries(r.Retry)
+	some, theirs, others := w.retries(r.Retry)
 	var out []*routev3.Route
 	for _, m := range matches {
-		first, err := w.route(r, m, safe, hashes)
+		rest, err := w.route(r, m, others, hashes)
 		if err != nil {
 			return nil, err
 		}
-		if split && first.GetRoute() != nil {
-			first.Match.Headers = append(first.Match.Headers, methods(safeMethods))
-			second, err := w.route(r, m, others, hashes)
-			if err != nil {
-				return nil, err
-			}
-			out = append(out, first, second)
+		among := func(method string) bool { return slices.Contains(some, method) }
+		if rest.GetRoute() == nil || len(some) == 0 || len(m.Methods) > 0 && !slices.ContainsFunc(m.Methods, among) {
+			out = append(out, rest)
 			continue
 		}
-		out = append(out, first)
+		first, err := w.route(r, m, theirs, hashes)
+		if err != nil {
+			return nil, err
+		}
+		if len(m.Methods) > 0 && !slices.ContainsFunc(m.Methods, func(method string) bool { return !among(method) }) {
+			out = append(out, first) // the match speaks of no other method
+			continue
+		}
+		first.Match.Headers = append(first.Match.Headers, methods(some))
+		out = append(out, first, rest)
 	}
 	return out, nil
 }

@@ -170,25 +170,37 @@ func (e errText) Error() string { return "got " + string(e) }
 
 // A program dies behind a living Envoy; an Envoy dies; a host vanishes.
 func TestInstancesDie(t *testing.T) {
-	ctx, w, text := pair(t, allowWeb)
+	ctx, w, _ := pair(t, allowWeb)
 	web, api2 := w.Hosts["web"], w.Hosts["api2"]
 	must(t, web.WaitFor(ctx, api+"/", 200, 10*time.Second))
 
-	t.Run("the program, where calls it had taken may be tried again", func(t *testing.T) {
-		must(t, w.Apply(ctx, text+`
-defaults "*" {
-  retry { on = ["connect-failure", "refused-stream", "reset"] }
-}
-`))
-		defer func() { must(t, w.Apply(ctx, text)) }() // by default a call that the program had taken is not
-		r, err := web.LoadDuring(ctx, api+"/", 200, 3*time.Second, func() error {
+	t.Run("the program, ten times, while it has calls", func(t *testing.T) {
+		total := 0
+		for i := range 10 {
+			dead := []*town.Host{api2, w.Hosts["api1"]}[i%2]
+			r, err := web.LoadDuring(ctx, api+"/slow/40ms", 200, time.Second, func() error {
+				time.Sleep(400 * time.Millisecond)
+				dead.Prog.Kill()
+				return nil
+			})
+			must(t, err)
+			none(t, "program killed", r)
+			total += r.Calls
+			must(t, dead.StartProgram(ctx))
+			bothAnswer(t, ctx, web.Load)
+		}
+		t.Logf("%d calls in all", total)
+	})
+	t.Run("its proxy, while it has calls", func(t *testing.T) {
+		r, err := web.LoadDuring(ctx, api+"/slow/40ms", 200, 2*time.Second, func() error {
 			time.Sleep(time.Second)
-			api2.Prog.Kill()
+			api2.Envoy.Kill()
 			return nil
 		})
 		must(t, err)
-		none(t, "program killed", r)
-		must(t, api2.StartProgram(ctx))
+		none(t, "proxy killed", r)
+		must(t, api2.StartEnvoy(ctx))
+		must(t, api2.WaitReady(ctx))
 		bothAnswer(t, ctx, web.Load)
 	})
 	t.Run("POST: what never reached the program is tried again too", func(t *testing.T) {

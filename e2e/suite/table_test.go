@@ -27,10 +27,8 @@ type row struct {
 	reached, later                bool // later: not reached yet, and known
 }
 
-// notYet are the lines whose goal is not reached in every run; they are printed
-// so. A call that a program has begun to answer when it is killed is not tried
-// again, unless the route says so (retry { on = ["reset"] }).
-var notYet = []string{"kill -9 of one backend", "Envoy restarted: caller's, backend's side", "at rest: server, agent, Envoy"}
+// notYet are the lines whose goal is not reached in every run; they are printed so.
+var notYet = []string{"Envoy restarted: caller's, backend's side", "at rest: server, agent, Envoy"}
 
 // usersTable measures one line after the other in one mesh.
 type usersTable struct {
