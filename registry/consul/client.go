@@ -1,10 +1,12 @@
 package consul
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"net/http"
 	"os"
@@ -27,7 +29,7 @@ type Secret interface{ Reveal() string }
 // transport adds the token of the moment, counts, and bounds what is read.
 type transport struct {
 	base        http.RoundTripper
-	token       func() string
+	token       func() (string, error)
 	multiplexed bool
 	asked       atomic.Int64
 }
@@ -36,7 +38,11 @@ func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	t.asked.Add(1)
 	req = req.Clone(req.Context())
 	req.Header.Del("X-Consul-Token")
-	if token := t.token(); token != "" {
+	token, err := t.token()
+	if err != nil {
+		return nil, err
+	}
+	if token != "" {
 		req.Header.Set("X-Consul-Token", token)
 	}
 	resp, err := t.base.RoundTrip(req)
@@ -111,8 +117,10 @@ func newClient(opt Options) (*api.Client, *transport, error) {
 
 // tokens gives the token of the moment: of the file named in the options, of the
 // options, of the file named in the environment, of the environment. A file is
-// read again when it has changed; while it cannot be read its last text counts.
-func tokens(opt Options, fileEnv, tokenEnv string) func() string {
+// read again when it has changed; while it cannot be read its last text counts. One
+// that never was is an error: without its token a request is anonymous, and Consul
+// answers it with empty lists.
+func tokens(opt Options, fileEnv, tokenEnv string) func() (string, error) {
 	path, text := opt.TokenFile, ""
 	if path == "" && opt.Token != nil {
 		text = opt.Token.Reveal()
@@ -121,22 +129,34 @@ func tokens(opt Options, fileEnv, tokenEnv string) func() string {
 		path, text = fileEnv, tokenEnv
 	}
 	if path == "" {
-		return func() string { return text }
+		return func() (string, error) { return text, nil }
 	}
 	var mu sync.Mutex
 	var size int64 = -1
 	var changed time.Time
-	return func() string {
+	return func() (string, error) {
 		mu.Lock()
 		defer mu.Unlock()
 		info, err := os.Stat(path)
-		if err != nil || info.Size() == size && info.ModTime().Equal(changed) {
-			return text
+		if err == nil && info.Size() == size && info.ModTime().Equal(changed) {
+			return text, nil
 		}
-		if read, err := os.ReadFile(path); err == nil {
-			text, size, changed = strings.TrimSpace(string(read)), info.Size(), info.ModTime()
+		var read []byte
+		if err == nil {
+			read, err = os.ReadFile(path)
 		}
-		return text
+		if err == nil && len(bytes.TrimSpace(read)) == 0 {
+			err = fmt.Errorf("%s is empty", path)
+		}
+		switch {
+		case err == nil:
+			text, size, changed = string(bytes.TrimSpace(read)), info.Size(), info.ModTime()
+		case text == "" && errors.Is(err, fs.ErrPermission):
+			return "", fmt.Errorf("reading the token: %w (systemd hands a file to a server that cannot read it: LoadCredential=, as in kerege-server-consul.conf)", err)
+		case text == "":
+			return "", fmt.Errorf("reading the token: %w", err)
+		}
+		return text, nil
 	}
 }
 

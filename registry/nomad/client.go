@@ -1,12 +1,14 @@
 package nomad
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"net/http"
 	"os"
@@ -31,7 +33,7 @@ type Secret interface{ Reveal() string }
 // transport adds the token of the moment, counts, and bounds what is read.
 type transport struct {
 	base  http.RoundTripper
-	token func() string
+	token func() (string, error)
 	asked atomic.Int64
 }
 
@@ -40,7 +42,11 @@ func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	req = req.Clone(req.Context())
 	req.Header.Del("Accept-Encoding") // the transport's own unzips, so the bound is of what comes out
 	req.Header.Del("X-Nomad-Token")
-	if token := t.token(); token != "" {
+	token, err := t.token()
+	if err != nil {
+		return nil, err
+	}
+	if token != "" {
 		req.Header.Set("X-Nomad-Token", token)
 	}
 	resp, err := t.base.RoundTrip(req)
@@ -118,30 +124,43 @@ func newClient(opt Options) (*api.Client, *transport, error) {
 
 // tokens gives the token of the moment: of the file in the options, of the
 // options, of the environment. A file is read again when it has changed; while
-// it cannot be read its last text counts.
-func tokens(opt Options, env string) func() string {
+// it cannot be read its last text counts. One that never was is an error: without
+// its token a request is anonymous, and may be answered with nothing.
+func tokens(opt Options, env string) func() (string, error) {
 	text := env
 	if opt.Token != nil && opt.Token.Reveal() != "" {
 		text = opt.Token.Reveal()
 	}
 	if opt.TokenFile == "" {
-		return func() string { return text }
+		return func() (string, error) { return text, nil }
 	}
 	text = ""
 	var mu sync.Mutex
 	var size int64 = -1
 	var changed time.Time
-	return func() string {
+	return func() (string, error) {
 		mu.Lock()
 		defer mu.Unlock()
 		info, err := os.Stat(opt.TokenFile)
-		if err != nil || info.Size() == size && info.ModTime().Equal(changed) {
-			return text
+		if err == nil && info.Size() == size && info.ModTime().Equal(changed) {
+			return text, nil
 		}
-		if read, err := os.ReadFile(opt.TokenFile); err == nil {
-			text, size, changed = strings.TrimSpace(string(read)), info.Size(), info.ModTime()
+		var read []byte
+		if err == nil {
+			read, err = os.ReadFile(opt.TokenFile)
 		}
-		return text
+		if err == nil && len(bytes.TrimSpace(read)) == 0 {
+			err = fmt.Errorf("%s is empty", opt.TokenFile)
+		}
+		switch {
+		case err == nil:
+			text, size, changed = string(bytes.TrimSpace(read)), info.Size(), info.ModTime()
+		case text == "" && errors.Is(err, fs.ErrPermission):
+			return "", fmt.Errorf("reading the token: %w (systemd hands a file to a server that cannot read it: LoadCredential=, as in kerege-server-consul.conf)", err)
+		case text == "":
+			return "", fmt.Errorf("reading the token: %w", err)
+		}
+		return text, nil
 	}
 }
 
