@@ -19,9 +19,29 @@ const (
 	appending = corev3.HeaderValueOption_APPEND_IF_EXISTS_OR_ADD
 )
 
+// hostLike is a host that may have a port: a name, an IPv4 address, or an IPv6
+// address in brackets. Which signs a name may have, HTTP/1 has checked by then.
+// Two Host headers are here one with a comma. A shorter expression is less
+// memory for each service in each Envoy; this one takes ports up to 65999.
+const hostLike = `(?:[^][,@:]+|\[[0-9A-Fa-f:.]+])(?::[0-5]?\d{0,4}|:6[0-5]?\d{0,3})?`
+
+// badHost answers what has no host, two, or a name of a user before it. The
+// destination's Envoy would reset such a call, which looks like an instance that
+// fails: it would be tried again, and the instances would be left out.
+func badHost() *routev3.Route {
+	match := &routev3.RouteMatch{
+		PathSpecifier: &routev3.RouteMatch_Prefix{Prefix: "/"},
+		Headers: []*routev3.HeaderMatcher{{
+			Name: ":authority", InvertMatch: true, TreatMissingHeaderAsEmpty: true,
+			HeaderMatchSpecifier: &routev3.HeaderMatcher_StringMatch{StringMatch: regex(hostLike)},
+		}},
+	}
+	return &routev3.Route{Name: "bad-host", Match: match, Action: directResponse(400, "kerege: the Host header is not one host\n")}
+}
+
 // routes says the HTTP behaviour of one port.
 func (w *writer) routes(r *plan.Routes, clusters []*plan.Cluster) (*routev3.RouteConfiguration, error) {
-	host := &routev3.VirtualHost{Name: r.Name, Domains: []string{"*"}}
+	host := &routev3.VirtualHost{Name: r.Name, Domains: []string{"*"}, Routes: []*routev3.Route{badHost()}}
 	hashes := hashPolicies(clusters)
 	for i := range r.Rules {
 		some, err := w.rule(&r.Rules[i], hashes)
