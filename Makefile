@@ -43,7 +43,7 @@ generate: ## regenerate protobuf code and references
 	@tools/generate.sh
 
 tools: ## get the pinned Envoy, Consul and what Debian has, into your cache
-	@tools/install.sh debian envoy consul
+	@tools/install.sh debian envoy consul cloud-init
 
 clean: ## remove what was built here
 	@rm -rf bin out

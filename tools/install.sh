@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Gets the pinned real parts: tools/install.sh PART...   PART: debian | envoy | consul | nomad
+# Gets the pinned real parts: tools/install.sh PART...   PART: debian | envoy | consul | nomad | cloud-init
 # They land in ${XDG_CACHE_HOME:-~/.cache}/kerege/parts/<name>-<version>; what is there is reused.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
@@ -43,11 +43,26 @@ module() {
   (cd "$here/$1" && go build -mod=readonly -o "$out.new" "github.com/hashicorp/$1") && mv "$out.new" "$out"
 }
 
+# cloud_init unpacks Debian's cloud-init, and what of its Python Debian has in packages of their own. It is not installed:
+# a machine that tests must not configure itself at its next boot.
+cloud_init() {
+  local dir=$parts/cloud-init-$CLOUD_INIT_VERSION deb
+  [ -x "$dir/cloud-init/usr/bin/cloud-init" ] && return 0
+  command -v dpkg >/dev/null || die "cloud-init is Debian's, and this machine has no dpkg"
+  say "getting cloud-init $CLOUD_INIT_VERSION"
+  rm -rf "$dir.new" && mkdir -p "$dir.new/debs" "$dir.new/cloud-init"
+  (cd "$dir.new/debs" && apt-get download -q "cloud-init=$CLOUD_INIT_VERSION*" python3-{attr,blinker,certifi,chardet,configobj,cryptography,idna,jinja2,json-pointer,jsonpatch,jsonschema,jwt,markupsafe,netifaces,oauthlib,pyrsistent,requests,serial,six,urllib3,yaml} >/dev/null 2>&1) ||
+    die "Debian's packages of cloud-init $CLOUD_INIT_VERSION cannot be downloaded: apt-get update; apt-cache policy cloud-init"
+  for deb in "$dir.new"/debs/*.deb; do dpkg -x "$deb" "$dir.new/cloud-init"; done
+  rm -rf "$dir.new/debs" "$dir" && mv "$dir.new" "$dir"
+}
+
 for part in "$@"; do
   case $part in
     debian) debian ;;
     debian-nomad) debian containernetworking-plugins ;;
     envoy) envoy ;;
+    cloud-init) cloud_init ;;
     consul) module consul "$CONSUL_VERSION" ;;
     nomad) module nomad "$NOMAD_VERSION" ;;
     *) die "unknown part $part" ;;

@@ -10,9 +10,9 @@ import (
 //go:embed versions.env
 var versions string
 
-// Version returns the pinned version of envoy, consul or nomad.
+// Version returns the pinned version of envoy, consul, nomad or cloud-init.
 func Version(name string) (string, error) {
-	key := strings.ToUpper(name) + "_VERSION="
+	key := strings.ToUpper(strings.ReplaceAll(name, "-", "_")) + "_VERSION="
 	for line := range strings.Lines(versions) {
 		if v, ok := strings.CutPrefix(strings.TrimSpace(line), key); ok {
 			return v, nil

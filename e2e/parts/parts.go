@@ -12,7 +12,8 @@ import (
 	"github.com/kerege/kerege/tools"
 )
 
-// Find returns the path of envoy, consul or nomad: the environment variable of
+// Find returns the path of envoy, consul or nomad, or of the folder with
+// cloud-init's files: the environment variable of
 // the same name in capitals where it names a program, else the copy that `make
 // tools` put into the user's cache. The 1 of `make demo CONSUL=1`, which make
 // hands on to everything it starts, names none.

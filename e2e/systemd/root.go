@@ -32,6 +32,7 @@ var Shipped = map[string]string{
 	"kerege.tmpfiles":            "usr/lib/tmpfiles.d/kerege.conf",
 	"kerege.modules-load":        "usr/lib/modules-load.d/kerege.conf",
 	"kerege-agent-netns.conf":    "usr/share/doc/kerege/kerege-agent-netns.conf",
+	"kerege-server-consul.conf":  "usr/share/doc/kerege/kerege-server-consul.conf",
 }
 
 // Programs are the binaries of a root, by their paths on this machine.

@@ -1,9 +1,8 @@
-// Package terraform checks the Terraform modules: formatted, valid, tested, and
-// their settings are what kerege reads.
 package terraform
 
 import (
 	"encoding/json"
+	"flag"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -80,6 +79,43 @@ func TestSettingsParse(t *testing.T) {
 		t.Errorf("server.hcl: %v, %+v", diags, server)
 	}
 }
+
+// The copies of rendered cloud-init, which are applied where there is no terraform,
+// are what terraform renders, also with other words in it.
+func TestCopiesAreWhatIsRendered(t *testing.T) {
+	need(t)
+	for role := range Roles {
+		path := filepath.Join("testdata", role+".yaml")
+		text, _, err := UserData(t.Context(), "../..", role, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if *update {
+			if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+		words := map[string]string{"stand-name": "a-name", "stand-consul": "10.0.0.1", "stand-secret": "6d27", "stand-server": "10.0.0.2",
+			"stand-token": "tok.en_1", "stand-service": "a-service", "stand-user": "someone"}
+		other, _, err := UserData(t.Context(), "../..", role, words)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Setenv("PATH", "/nowhere")
+		for want, words := range map[string]map[string]string{text: nil, other: words} {
+			got, rendered, err := UserData(t.Context(), "../..", role, words)
+			if err != nil || rendered || got != want {
+				t.Errorf("%s (go test ./e2e/terraform -update): %v\n%s\nterraform renders\n%s", path, err, got, want)
+			}
+		}
+		t.Setenv("PATH", path0)
+	}
+}
+
+var (
+	update = flag.Bool("update", false, "write the copies again")
+	path0  = os.Getenv("PATH")
+)
 
 // copyTree works on a copy, so that nothing is left in the checkout; the example
 // finds the module beside it.

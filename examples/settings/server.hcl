@@ -15,7 +15,7 @@ ca {
 
 consul { # left out: CONSUL_* in the environment; without the block Consul is not read
   address     = "127.0.0.1:8500"
-  token_file  = "/etc/kerege.d/secrets/consul"
+  token_file  = "/run/credentials/kerege-server.service/consul-token" # systemd's: kerege-server-consul.conf
   datacenters = ["dc2"]
 }
 

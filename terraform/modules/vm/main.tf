@@ -6,6 +6,7 @@ locals {
     name           = var.name
     advertise      = var.advertise
     consul_address = var.consul_address
+    consul_token   = nonsensitive(var.consul_token != "")
     }) : templatefile("${path.module}/templates/agent.hcl.tftpl", {
     name      = var.name
     servers   = var.servers
@@ -25,6 +26,19 @@ locals {
     owner       = "root:root"
     permissions = "0600"
     content     = var.join_token
+  }]
+
+  # The server's user cannot read it: systemd hands it over, as kerege-server-consul.conf says.
+  consul_files = !local.server || nonsensitive(var.consul_token == "") ? [] : [{
+    path        = "/etc/kerege.d/secrets/consul"
+    owner       = "root:root"
+    permissions = "0600"
+    content     = var.consul_token
+    }, {
+    path        = "/etc/systemd/system/kerege-server.service.d/consul.conf"
+    owner       = "root:root"
+    permissions = "0644"
+    content     = "[Service]\nLoadCredential=consul-token:/etc/kerege.d/secrets/consul\n"
   }]
 
   mesh_files = local.server ? [for name, text in var.mesh_files : {
@@ -47,8 +61,15 @@ locals {
 
   cloud_config = {
     hostname    = var.name
-    write_files = concat(local.settings_files, local.token_files, local.mesh_files)
+    write_files = concat(local.settings_files, local.token_files, local.consul_files, local.mesh_files)
     runcmd      = concat(local.download, local.start)
+  }
+}
+
+check "consul_token_has_a_consul" {
+  assert {
+    condition     = nonsensitive(var.consul_token == "") || var.consul_address != ""
+    error_message = "consul_token without consul_address: nobody would use it."
   }
 }
 

@@ -69,6 +69,18 @@ variable "consul_address" {
   default     = ""
 }
 
+variable "consul_token" {
+  description = "A server's ACL token for Consul; empty: none. It ends up in the instance's user data."
+  type        = string
+  default     = ""
+  sensitive   = true
+
+  validation {
+    condition     = can(regex("^[!-~]*$", var.consul_token))
+    error_message = "consul_token is one word, as Consul prints a SecretID."
+  }
+}
+
 variable "advertise" {
   description = "The address or name under which agents and operators reach a server; empty: the server finds it."
   type        = string

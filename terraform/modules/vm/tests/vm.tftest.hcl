@@ -42,7 +42,7 @@ run "server" {
   }
 
   assert {
-    condition     = output.units == ["kerege-server.service"] && strcontains(output.settings, "address    = \"127.0.0.1:8500\"")
+    condition     = output.units == ["kerege-server.service"] && strcontains(output.settings, "address = \"127.0.0.1:8500\"") && !strcontains(output.settings, "token_file")
     error_message = "server is not as expected"
   }
 
@@ -50,6 +50,39 @@ run "server" {
     condition     = contains([for f in yamldecode(trimprefix(nonsensitive(output.user_data), "#cloud-config\n")).write_files : f.path], "/etc/kerege.d/mesh/mesh.hcl")
     error_message = "the mesh file is missing"
   }
+}
+
+run "consul_token" {
+  command = apply
+
+  variables {
+    role           = "server"
+    name           = "kerege-1"
+    consul_address = "127.0.0.1:8500"
+    consul_token   = "6d27a8ff-secret"
+  }
+
+  assert {
+    condition     = strcontains(output.settings, "token_file = \"/run/credentials/kerege-server.service/consul-token\"") && !strcontains(output.settings, "6d27a8ff")
+    error_message = "the token is not handed over by systemd"
+  }
+
+  assert {
+    condition     = [for f in yamldecode(trimprefix(nonsensitive(output.user_data), "#cloud-config\n")).write_files : f.permissions if f.path == "/etc/kerege.d/secrets/consul"] == ["0600"]
+    error_message = "the token's file is not 0600"
+  }
+}
+
+run "consul_token_without_consul" {
+  command = plan
+
+  variables {
+    role         = "server"
+    name         = "kerege-1"
+    consul_token = "6d27a8ff-secret"
+  }
+
+  expect_failures = [check.consul_token_has_a_consul]
 }
 
 run "role_is_checked" {
