@@ -11,6 +11,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/kerege/kerege/e2e/lab"
 )
 
 type flags struct {
@@ -18,6 +20,8 @@ type flags struct {
 	rounds, warmup, peerRounds, cold                                 int
 	shape                                                            shape
 	large                                                            bool
+	bin                                                              string
+	window                                                           time.Duration
 }
 
 // benchmark is one of those of docs/performance.md: run prints its tables and
@@ -33,6 +37,7 @@ var benchmarks = []benchmark{
 	{[]int{3}, "cold-start", runCold},
 	{[]int{4}, "memory-per-proxy", runMemory},
 	{[]int{6}, "scaling-exponent", runScaling},
+	{[]int{10}, "data-path", runPath},
 }
 
 func main() {
@@ -56,7 +61,13 @@ func main() {
 	flag.StringVar(&f.consul, "consul", "", "the Consul binary; default: the pinned one in the cache")
 	flag.StringVar(&f.out, "out", "out/bench.json", "where the figures go; those of benchmarks that do not run stay")
 	flag.StringVar(&f.profile, "profile", "", "1, 2: a directory for profiles of kerege's server: cold.cpu, changes.cpu, heap")
+	flag.StringVar(&f.bin, "bin", "bin", "10: the folder that make build fills")
+	flag.DurationVar(&f.window, "window", 300*time.Millisecond, "10: how long each window of calls is")
 	flag.Parse()
+	if flag.NArg() > 0 {
+		fmt.Fprintf(os.Stderr, "bench: %q is no flag\n", flag.Args())
+		os.Exit(2)
+	}
 	if err := f.play(); err != nil {
 		if f.role != "" {
 			say(answer{Err: err.Error()})
@@ -80,6 +91,10 @@ func (f flags) play() error {
 		return profiled(f.profile, func(first func()) error { return runKerege(f.shape, f.registry, first) })
 	case "server":
 		return profiled(f.profile, func(first func()) error { return runServer(f.shape, f.tls, first) })
+	case "program":
+		return runProgram(f.addr)
+	case "load":
+		return runLoad(f.addr)
 	}
 	return fmt.Errorf("unknown role %q", f.role)
 }
@@ -100,17 +115,19 @@ func run(f flags) error {
 		if len(wanted) > 0 && !slices.ContainsFunc(b.numbers, func(n int) bool { return wanted[n] }) {
 			continue
 		}
-		fmt.Printf("\n== %s: %s (load average %s)\n", b.label(), b.name, load())
+		if !lab.Inside() {
+			fmt.Printf("\n== %s: %s (load average %s)\n", b.label(), b.name, load())
+		}
 		start := time.Now()
 		figures, err := b.run(f)
-		if err == nil {
+		if err == nil && figures != nil {
 			err = write(f, b, figures)
 		}
 		if err != nil {
 			fmt.Fprintf(os.Stderr, "bench: %s: %v\n", b.name, err)
 			failed = append(failed, fmt.Errorf("%s: %w", b.name, err))
 		}
-		fmt.Printf("\n(%s)\n", time.Since(start).Round(time.Second))
+		fmt.Fprintf(os.Stderr, "(%s)\n", time.Since(start).Round(time.Second))
 	}
 	return errors.Join(failed...)
 }
