@@ -105,9 +105,9 @@ func (d *devLayouts) of(m *config.Mesh) *devMade {
 // make moves every instance on loopback to the node dev and to a port of its
 // Envoy; its application stays where the files say.
 func (d *devLayouts) make(m *config.Mesh) *devMade {
-	part := m.Part()
+	part := onThisHost(m.Part())
 	snap, _ := mesh.Merge(part)
-	part.Services, part.Instances = slices.Clone(part.Services), nil
+	part.Instances = nil
 	for i := range part.Services {
 		c := &part.Services[i]
 		if len(c.Ports) == 0 { // its number is that of the application, not of an Envoy
@@ -140,6 +140,24 @@ func (d *devLayouts) make(m *config.Mesh) *devMade {
 	d.connect(snap, &out.layout)
 	out.part = part
 	return out
+}
+
+// onThisHost is a part whose instances are all here, whatever hosts it names.
+func onThisHost(part mesh.Part) mesh.Part {
+	var cfg mesh.Config
+	if part.Mesh != nil {
+		cfg = *part.Mesh
+	}
+	cfg.OneHost = true
+	part.Mesh = &cfg
+	part.Services, part.Defaults = slices.Clone(part.Services), slices.Clone(part.Defaults)
+	for i := range part.Services {
+		part.Services[i].Places = nil
+	}
+	for i := range part.Defaults {
+		part.Defaults[i].Places = nil
+	}
+	return part
 }
 
 // choose says which instances get an Envoy: those of this machine, up to the

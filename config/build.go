@@ -69,7 +69,18 @@ func (b *builder) tuning(n *node) mesh.Tuning {
 		t.Outlier = &mesh.Outlier{Consecutive5xx: x.uint32Ptr("consecutive_5xx"), Interval: x.time("interval"), Eject: x.time("eject"),
 			AtMost: x.percent("at_most"), Off: x.flag("off"), Pos: pos(x.rng)}
 	}
+	if n.has("nodes") || n.has("jobs") {
+		t.Places = &mesh.Places{Nodes: n.texts("nodes"), Jobs: n.texts("jobs"), Pos: pos(n.nameOf(either(n, "nodes", "jobs")))}
+	}
 	return t
+}
+
+// either is the one of two arguments that is there.
+func either(n *node, one, other string) string {
+	if n.has(one) {
+		return one
+	}
+	return other
 }
 
 func (b *builder) retry(n *node) *mesh.Retry {
@@ -155,7 +166,7 @@ func (b *builder) service(n *node) {
 		b.mesh.places.subsets = append(b.mesh.places.subsets, placed{s.Name, sub, x.where()})
 	}
 	for _, x := range n.all("instance") {
-		b.instance(s.Name, x)
+		b.instance(s, x)
 	}
 	slices.SortFunc(s.Ports, func(a, c mesh.Port) int { return int(a.Number) - int(c.Number) })
 	slices.SortFunc(s.Subsets, func(a, c mesh.Subset) int { return strings.Compare(a.Name, c.Name) })
@@ -163,16 +174,20 @@ func (b *builder) service(n *node) {
 	b.mesh.Services = append(b.mesh.Services, s)
 }
 
-func (b *builder) instance(service mesh.ServiceName, n *node) {
+func (b *builder) instance(s mesh.ServiceConfig, n *node) {
 	addr, err := netip.ParseAddr(n.text("address"))
 	if err != nil {
 		return // reported by the type's check
 	}
-	i := mesh.Instance{Service: service, ID: n.label, Source: "file", Node: n.text("node"), Addr: netip.AddrPortFrom(addr.Unmap(), uint16(n.int("port"))),
+	i := mesh.Instance{Service: s.Name, ID: n.label, Source: "file", Node: n.text("node"), Addr: netip.AddrPortFrom(addr.Unmap(), uint16(n.int("port"))),
 		Tags: n.texts("tags"), Meta: n.textMap("meta"), Weight: uint32(max(1, n.int("weight"))), Pos: pos(n.rng)}
 	slices.Sort(i.Tags)
 	if i.Node != "" && mesh.CheckNode(i.Node) != nil {
 		b.errorf(codeName, n.whereArg("node"), "A node's name has letters, digits, '-', '_' and '.'.", "node %s is no name of a node", shownText(i.Node))
+	}
+	if s.Places != nil && !s.Places.Name(&i) {
+		d := b.errorf(codeExclusive, n.whereArg("node"), "Name its node there, or remove the instance.", "the instance %q is not where the service's %s lets it be", n.label, s.Places)
+		b.relate(d, n.rng, "this instance")
 	}
 	b.mesh.Instances = append(b.mesh.Instances, i)
 }

@@ -30,6 +30,8 @@ func tuningAttrs() []*attr {
 		{name: "protocol", typ: protocols, def: "registry metadata, then defaults, then detected", doc: "What the application speaks."},
 		{name: "timeout", typ: durationOrNone, def: `"none"`, doc: "Longest time for a whole answer."},
 		{name: "idle_timeout", typ: durationOrNone, def: `"5m"`, doc: "Longest time without a byte in either direction."},
+		{name: "nodes", typ: nodes, def: "wherever a registry says", doc: "The hosts on which its instances may be. With nodes or jobs, what a registry places elsewhere is held back and its host is not given the service's identity."},
+		{name: "jobs", typ: jobs, def: "none beside nodes", doc: "The Nomad jobs in which its instances may be, besides those on nodes. A job's name is its namespace's: name that in the source block where the server reads several."},
 	}
 }
 

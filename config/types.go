@@ -35,6 +35,8 @@ var (
 	portIDs  = &typ{kind: kindTexts, name: "list of names of ports", example: `["admin"]`, check: checkName, code: codeName}
 	names    = &typ{kind: kindTexts, name: "list of services", example: `["web"]`, check: checkName, code: codeName}
 	pattern  = &typ{kind: kindText, name: "service, \"prefix-*\" or \"*\"", example: `"batch-*"`, check: checkPattern, code: codeName}
+	nodes    = &typ{kind: kindTexts, name: "list of nodes, \"prefix*\" or \"*\"", example: `["vm-1", "vm-2*"]`, check: checkNodes, code: codeName}
+	jobs     = &typ{kind: kindTexts, name: "list of Nomad jobs, \"prefix*\" or \"*\"", example: `["api"]`, check: checkJobs, code: codeName}
 	patterns = &typ{kind: kindTexts, name: "list of services, \"prefix-*\" or \"*\"", example: `["web"]`, check: checkPattern, code: codeName}
 	target   = &typ{kind: kindText, name: "\"service\" or \"service.subset\"", example: `"api.v2"`, check: checkTarget, code: codeName}
 
@@ -129,6 +131,24 @@ func checkPattern(s string) (string, string) {
 		return "", ""
 	}
 	return checkName(s)
+}
+
+func checkNodes(s string) (string, string) {
+	prefix, isPattern := strings.CutSuffix(s, "*")
+	if isPattern {
+		prefix = strings.TrimRight(prefix, "-_.")
+	}
+	if err := mesh.CheckNode(prefix); err != nil && (!isPattern || prefix != "") {
+		return "is no node's name", `Write a node as it has joined, "*" for all, or a beginning and "*", as in "vm-2*".`
+	}
+	return "", ""
+}
+
+func checkJobs(s string) (string, string) {
+	if strings.Contains(strings.TrimSuffix(s, "*"), "*") || s == "" {
+		return "is no job's name", `Write a job's ID, "*" for all, or a beginning and "*", as in "batch/*".`
+	}
+	return "", ""
 }
 
 func checkTarget(s string) (string, string) {

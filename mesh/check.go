@@ -135,8 +135,6 @@ func checkAddr(a netip.AddrPort) error {
 		return errors.New("it has no IP address")
 	case ip.Zone() != "":
 		return fmt.Errorf("its address %s has an IPv6 zone, which means nothing on another host", Quote(ip.String()))
-	case ip.IsUnspecified() || ip.IsMulticast():
-		return fmt.Errorf("nobody can call its address %s", ip)
 	case a.Port() == 0:
 		return errors.New("it has no port")
 	}

@@ -12,11 +12,11 @@ import (
 
 func equalInstance(a, b *Instance) bool {
 	return a.Service == b.Service && a.ID == b.ID && a.Source == b.Source && a.Registered == b.Registered &&
-		a.Datacenter == b.Datacenter && a.Namespace == b.Namespace && a.Node == b.Node && a.Workload == b.Workload &&
+		a.Datacenter == b.Datacenter && a.Namespace == b.Namespace && a.Node == b.Node && a.Workload == b.Workload && a.Job == b.Job &&
 		a.Addr == b.Addr && a.PortName == b.PortName && a.Protocol == b.Protocol &&
 		slices.Equal(a.Tags, b.Tags) && maps.Equal(a.Meta, b.Meta) && maps.Equal(a.NodeMeta, b.NodeMeta) &&
 		maps.Equal(a.Tagged, b.Tagged) && a.Weight == b.Weight && a.Health == b.Health &&
-		a.Locality == b.Locality && a.Pos == b.Pos && a.In == b.In
+		a.Locality == b.Locality && a.Pos == b.Pos && a.In == b.In && a.Barred == b.Barred
 }
 
 func equalInstances(a, b []*Instance) bool {
@@ -68,10 +68,14 @@ func textual(refs []SourceRef, subsets []Subset) ([]SourceRef, []Subset) {
 }
 
 // compareInstances is the order in which a service's instances are handed out.
-// Of two at one address the first is kept, so one that is in the mesh comes first.
+// Of two at one address the first is kept, so one that is in the mesh comes
+// first, and one that callers may not have last.
 func compareInstances(a, b *Instance) int {
 	in := func(i *Instance) int {
-		if i.In {
+		switch {
+		case i.Barred != "":
+			return 2
+		case i.In:
 			return 0
 		}
 		return 1

@@ -99,7 +99,7 @@ func (e *entry) add(in Instance) {
 		return
 	}
 	in.Weight = max(in.Weight, 1)
-	in.In = false
+	in.In, in.Barred = false, ""
 	if !slices.IsSorted(in.Tags) {
 		in.Tags = slices.Sorted(slices.Values(in.Tags))
 	}

@@ -25,15 +25,18 @@ func (rec *record) gather(s *Snapshot, name string, block *ServiceConfig, member
 			}
 		}
 	}
+	places := s.placesOf(name, block)
 	for i, in := range list {
-		if slices.ContainsFunc(members, func(m *Member) bool { return m.holds(in) }) {
+		why := s.barred(places, in)
+		if why != "" || slices.ContainsFunc(members, func(m *Member) bool { return m.holds(in) }) {
 			c := *in
-			c.In = true
+			c.In, c.Barred = why == "", why
 			list[i] = &c
 		}
 	}
 	slices.SortFunc(list, compareInstances)
 	rec.voters, rec.instances = list, rec.unique(name, list)
+	rec.allElsewhere(name, places)
 }
 
 // unique drops instances that a source names twice: one address gets one share
@@ -54,7 +57,7 @@ func (rec *record) unique(name string, list []*Instance) []*Instance {
 			rec.conflict(Key{KindInstances, name}, "Two instances of "+name+" on "+Quote(in.Node)+" have the id "+
 				Quote(in.ID)+"; the first counts.", in.Pos)
 		default:
-			ids[k] = true
+			ids[k] = ids[k] || in.Barred == ""
 			out = append(out, in)
 		}
 	}

@@ -264,7 +264,7 @@ func (b *builder) place(name string, was, is []*Instance) {
 func byNode(list []*Instance) map[string][]*Instance {
 	m := map[string][]*Instance{}
 	for _, in := range list {
-		if in.Node != "" {
+		if in.Node != "" && in.Barred == "" {
 			m[in.Node] = append(m[in.Node], in)
 		}
 	}

@@ -40,7 +40,7 @@ func portVote(in *Instance) uint16 {
 // serving are the instances that callers may have: their word counts, also that
 // of one that shares its address or id with another.
 func (rec *record) serving(mtls MTLS) []*Instance {
-	return slices.DeleteFunc(slices.Clone(rec.voters), func(in *Instance) bool { return mtls == MTLSStrict && !in.In })
+	return slices.DeleteFunc(slices.Clone(rec.voters), func(in *Instance) bool { return in.Barred != "" || mtls == MTLSStrict && !in.In })
 }
 
 // agreed is what all of a list say, if it is one thing.

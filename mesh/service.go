@@ -86,6 +86,7 @@ type Instance struct {
 	Namespace  string
 	Node       string // whose agent answers for it
 	Workload   string // the Nomad allocation it belongs to, else ""
+	Job        string // the Nomad job that allocation belongs to, else ""
 	Addr       netip.AddrPort
 	PortName   string
 	Protocol   Protocol // from metadata kerege-protocol, else unknown
@@ -98,8 +99,9 @@ type Instance struct {
 	Locality   Locality
 	Pos        Pos // of its block, for a file's
 
-	// Set by Merge, from the members:
-	In bool // captured and identified: only reached by mTLS
+	// Set by Merge:
+	In     bool   // from the members: captured and identified, only reached by mTLS
+	Barred string // why no caller may have it, one sentence's end; "": nothing is against it
 }
 
 // Member is a durable fact from a node's agent: the service's instances at this

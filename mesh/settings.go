@@ -11,6 +11,7 @@ type Config struct {
 	MTLS             MTLS
 	DefaultIntention Action
 	Outbound         Outbound
+	OneHost          bool // all is on this host, so that loopback addresses may be called (kerege dev)
 	Pos              Pos
 }
 
@@ -24,6 +25,7 @@ type Tuning struct {
 	Balance     *Balance
 	Limits      *Limits
 	Outlier     *Outlier
+	Places      *Places // where its instances may be; nil: wherever a registry says
 }
 
 // Defaults is one defaults block. Label is "*", a prefix pattern such as

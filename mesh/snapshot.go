@@ -133,7 +133,8 @@ func (s *Snapshot) Destinations(caller ServiceName) []ServiceName {
 	return slices.Sorted(maps.Keys(set))
 }
 
-// Node lists what the registries place on a node, sorted by service and address.
+// Node lists what the registries place on a node, sorted by service and address;
+// what is barred there is not placed.
 func (s *Snapshot) Node(name string) []*Instance {
 	var list []*Instance
 	s.nodes.scan(name+"\x00", func(_ string, in []*Instance) { list = append(list, in...) })

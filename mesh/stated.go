@@ -139,6 +139,7 @@ func (t Tuning) resolve(name ServiceName, fromRegistry Protocol, defaults []*Def
 		first(&t.Balance, d.Balance)
 		first(&t.Limits, d.Limits)
 		first(&t.Outlier, d.Outlier)
+		first(&t.Places, d.Places)
 	}
 	fill(&t.Timeout, DefaultTimeout)
 	fill(&t.IdleTimeout, DefaultIdleTimeout)

@@ -77,7 +77,7 @@ func compileEndpoints(svc *mesh.Service, port mesh.Port, subset *mesh.Subset, in
 	for _, exact := range []bool{true, false} {
 		for _, in := range instances {
 			addr, ok := svc.EndpointPort(in, port)
-			if !ok || exact != (addr == in.Addr) || seen[addr] || subset != nil && !member(subset, in) ||
+			if in.Barred != "" || !ok || exact != (addr == in.Addr) || seen[addr] || subset != nil && !member(subset, in) ||
 				port.MTLS == mesh.MTLSStrict && !in.In {
 				continue
 			}
@@ -104,17 +104,21 @@ type Held struct {
 	Reason   string // one sentence's end, after the instance's name: "is not ..."
 }
 
-// HeldOf lists the instances of a service that a strict port keeps from its
-// callers because nobody has said that they are in the mesh.
+// HeldOf lists the instances of a service that its callers do not get: what is
+// barred, and at a strict port those of which nobody has said that they are in
+// the mesh.
 func HeldOf(snap *mesh.Snapshot, name mesh.ServiceName) []Held {
 	svc := snap.Service(name)
-	if svc == nil || !slices.ContainsFunc(svc.Ports, func(p mesh.Port) bool { return p.MTLS == mesh.MTLSStrict }) {
+	if svc == nil {
 		return nil
 	}
+	strict := slices.ContainsFunc(svc.Ports, func(p mesh.Port) bool { return p.MTLS == mesh.MTLSStrict })
 	var list []Held
 	for _, in := range snap.Instances(name) {
 		switch {
-		case in.In:
+		case in.Barred != "":
+			list = append(list, Held{in, in.Barred})
+		case in.In || !strict:
 		case in.Node == "":
 			list = append(list, Held{in, "is on no named node, so no agent can say that it is in the mesh; mtls is strict"})
 		default:

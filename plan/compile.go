@@ -135,7 +135,7 @@ func compileInbound(v *View, u units, n Node) []*Inbound {
 	for _, exact := range []bool{true, false} {
 		for i, port := range svc.Ports {
 			for _, in := range instances {
-				if in.Node != n.ID.Node || in.Workload != n.ID.Workload {
+				if in.Barred != "" || in.Node != n.ID.Node || in.Workload != n.ID.Workload {
 					continue
 				}
 				addr, ok := svc.EndpointPort(in, port)

@@ -3,6 +3,7 @@ package plan
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 
@@ -156,14 +157,23 @@ func TestMTLSAndHealthOfEndpoints(t *testing.T) {
 		mesh.MTLSPermissive: "[{10.0.0.1:8080 1 0 true} {10.0.0.2:8080 3 2 false}]",
 		mesh.MTLSDisabled:   "[{10.0.0.1:8080 1 0 false} {10.0.0.2:8080 3 2 false}]",
 	} {
-		parts := []mesh.Part{consul("api", inst("api", "10.0.0.1:8080"), sick), members("api"),
-			{Source: "file", Services: []mesh.ServiceConfig{{Name: "api", MTLS: mode}}, Intentions: []mesh.Intention{intention("api", allow("web"))}}}
+		pinned := inst("api", "10.0.0.3:8080")
+		pinned.Node = "pinned-out"
+		loop := inst("api", "127.0.0.1:8080")
+		parts := []mesh.Part{consul("api", inst("api", "10.0.0.1:8080"), sick, pinned, loop), members("api"),
+			{Source: "file", Services: []mesh.ServiceConfig{{Name: "api", MTLS: mode, Tuning: mesh.Tuning{Places: &mesh.Places{Nodes: []string{"n-api", "else*"}}}}},
+				Intentions: []mesh.Intention{intention("api", allow("web"))}}}
 		p := outbound(t, proxyOf("web"), parts...)
 		if got := fmt.Sprint(p.Clusters[0].Endpoints.Groups[0].Endpoints); got != want || p.Clusters[0].MTLS != mode {
 			t.Errorf("%s: %s, want %s", mode, got, want)
 		}
 		snap, _ := mesh.Merge(parts...)
 		held := HeldOf(snap, "api")
+		barred := slices.DeleteFunc(slices.Clone(held), func(h Held) bool { return h.Instance.Barred == "" })
+		if len(barred) != 2 || !strings.Contains(barred[0].Reason, "pinned to") || !strings.Contains(barred[1].Reason, "cannot be called") {
+			t.Errorf("%s: barred %v", mode, barred)
+		}
+		held = slices.DeleteFunc(held, func(h Held) bool { return h.Instance.Barred != "" })
 		if (len(held) == 1) != (mode == mesh.MTLSStrict) || len(held) == 1 && !strings.Contains(held[0].Reason, "elsewhere") {
 			t.Errorf("%s: held %v", mode, held)
 		}

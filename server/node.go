@@ -329,7 +329,7 @@ func (t *nodeTable) note(node string, r *keregev1.NodeReport, now time.Time) {
 	row := &t.nodes[node].row
 	row.Version, row.Addresses = clip(r.GetVersion(), 64), []string{}
 	for _, a := range r.GetAddresses()[:min(len(r.GetAddresses()), 64)] {
-		if addr, err := netip.ParseAddr(a); err == nil {
+		if addr, err := netip.ParseAddr(a); err == nil && mesh.Callable(addr) {
 			row.Addresses = append(row.Addresses, addr.String())
 		}
 	}

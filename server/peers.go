@@ -51,6 +51,9 @@ func peersOf(snap *mesh.Snapshot, nodes []api.Node, addresses []string) *keregev
 	for _, name := range snap.Services() {
 		svc := snap.Service(name)
 		for _, in := range snap.Instances(name) {
+			if in.Barred != "" {
+				continue // its address is no word about its host
+			}
 			host(in.Addr.Addr().Unmap(), in.Node, in.In)
 			services[unmapped(in.Addr)] = string(name)
 			if svc == nil || len(svc.Ports) < 2 {

@@ -60,7 +60,8 @@ type signServer struct {
 	ca    signer
 	views nodeViews
 
-	evidence evidence // nil: allocations of Nomad show nothing
+	evidence evidence                                    // nil: allocations of Nomad show nothing
+	barred   func(node, service, workload string) string // why the mesh keeps out what a registry places there; nil: never
 }
 
 func (s *signServer) Sign(ctx context.Context, req *keregev1.SignRequest) (*keregev1.SignResponse, error) {
@@ -115,6 +116,11 @@ func (s *signServer) placed(node, service, workload string) (source string, err 
 			return p.GetSource(), nil
 		}
 		has = append(has, memberName(p.GetService(), p.GetWorkload()))
+	}
+	if s.barred != nil {
+		if why := s.barred(node, service, workload); why != "" {
+			return "", fmt.Errorf("the node %s may not have %s: %s", mesh.Quote(node), mesh.Quote(memberName(service, workload)), why)
+		}
 	}
 	slices.Sort(has)
 	list := "nothing"

@@ -74,7 +74,10 @@ func (s *Server) registerNodes(g *grpc.Server) {
 		trustDomain: s.ca.TrustDomain(), now: s.now,
 		mesh: func() (*mesh.Snapshot, []api.Node) { return s.hub.Snapshot(), s.nodeStatus() }}
 	keregev1.RegisterJoinServer(g, &joinServer{log: audit, tokens: s.tokens, ca: s.ca, servers: s.servers, now: s.now})
-	keregev1.RegisterSignServer(g, &signServer{log: audit, admit: s.tokens, ca: s.ca, views: s.views, evidence: s.evidence})
+	keregev1.RegisterSignServer(g, &signServer{log: audit, admit: s.tokens, ca: s.ca, views: s.views, evidence: s.evidence,
+		barred: func(node, service, workload string) string {
+			return s.hub.Snapshot().Barred(node, mesh.ServiceName(service), workload)
+		}})
 	keregev1.RegisterNodeServer(g, s.nodeStreams)
 }
 

@@ -78,8 +78,11 @@ func disagreements(m *config.Mesh, then *mesh.Snapshot) config.Diagnostics {
 	return all
 }
 
-// heldReason is why a strict service's callers do not get an instance; "" when they do.
+// heldReason is why a service's callers do not get an instance; "" when they do.
 func heldReason(svc *mesh.Service, in *mesh.Instance) string {
+	if in.Barred != "" {
+		return in.Barred
+	}
 	if svc.MTLS != mesh.MTLSStrict {
 		return ""
 	}

@@ -24,7 +24,7 @@ func convert(regs []*api.ServiceRegistration, allocs map[string]*alloc, nodes ma
 	for _, r := range regs {
 		in := mesh.Instance{
 			Service: mesh.ServiceName(r.ServiceName), ID: r.ID, Source: "nomad", Registered: r.ServiceName,
-			Datacenter: r.Datacenter, Namespace: r.Namespace, Node: r.NodeID, Workload: r.AllocID,
+			Datacenter: r.Datacenter, Namespace: r.Namespace, Node: r.NodeID, Workload: r.AllocID, Job: r.JobID,
 			Addr: addr(r.Address, r.Port), Tags: slices.Sorted(slices.Values(r.Tags)), Weight: 1,
 			Locality: mesh.Locality{Region: r.Datacenter},
 		}

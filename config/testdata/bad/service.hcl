@@ -60,3 +60,29 @@ service "hashed3" {
     }
   }
 }
+
+service "pinned" {
+  nodes = ["vm-1", "vm-2*", "*"]
+  jobs  = ["batch/*"]
+}
+
+service "pinned2" {
+  nodes = ["vm 1"] # want: KRG1022 no node's name
+  jobs  = ["a*b"] # want: KRG1022 no job's name
+}
+
+service "pinned3" {
+  nodes = ["vm-8"]
+  jobs  = ["api"]
+
+  instance "one" { # want: KRG1036 is not where the service's nodes = ["vm-8"], jobs = ["api"] lets it be
+    address = "10.0.0.1"
+    port    = 80
+  }
+
+  instance "two" {
+    address = "10.0.0.2"
+    port    = 80
+    node    = "vm-9" # want: KRG1036 the instance "two" is not where
+  }
+}

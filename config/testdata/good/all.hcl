@@ -16,6 +16,8 @@ defaults "*" {
 
 defaults "batch-*" {
   timeout = "1d"
+  nodes   = ["vm-1"]
+  jobs    = ["batch/*"]
 }
 
 service "web" {
