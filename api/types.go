@@ -50,6 +50,7 @@ type Generation struct {
 	Hash    string    `json:"hash"`
 	Applied time.Time `json:"applied"`
 	Files   int       `json:"files"`
+	Of      int       `json:"of,omitempty"` // rolled back to this one; the files on disk wait for an apply
 }
 
 // Source is one registry or directory, and how well it can be seen.
@@ -221,6 +222,33 @@ type Plan struct {
 	Files       []string      `json:"files"`       // that differ
 }
 
+// PlanRequest asks POST /v1/plan what would change; an empty body asks it of the
+// mesh files as they are on disk.
+type PlanRequest struct {
+	Generation int `json:"generation,omitempty"` // of a generation that is kept
+}
+
+// RollbackRequest asks POST /v1/rollback for a generation that is kept.
+type RollbackRequest struct {
+	Generation int `json:"generation,omitempty"` // 0: the one before
+}
+
+// Generations is the answer of GET /v1/generations.
+type Generations struct {
+	Current int    `json:"current"`
+	Before  int    `json:"before"` // what a rollback without a number means; 0: none is kept
+	Kept    []Past `json:"kept"`   // the newest first
+}
+
+// Past is a generation that can be gone back to.
+type Past struct {
+	Number  int       `json:"number"`
+	Hash    string    `json:"hash"`
+	Applied time.Time `json:"applied"`
+	Files   int       `json:"files"`
+	Of      int       `json:"of,omitempty"` // it is this one again, by a rollback
+}
+
 // CallChange is a caller that gains or loses a destination.
 type CallChange struct {
 	From  string `json:"from"`
@@ -256,6 +284,7 @@ type Applied struct {
 	Acknowledged int          `json:"acknowledged"`
 	Refused      int          `json:"refused"` // proxies that have an update that they did not take
 	Seconds      float64      `json:"seconds"`
+	Of           int          `json:"of,omitempty"` // of a rollback: it is this one again
 	Warnings     []Diagnostic `json:"warnings,omitempty"`
 	Diagnostics  []Diagnostic `json:"diagnostics,omitempty"` // errors: nothing was applied
 }

@@ -45,6 +45,9 @@ Exits 1 when nothing was applied, 2 when a proxy refused what it was sent.`,
 				return nil
 			}
 			fmt.Fprintf(c.out, "generation %d (was %d). %s\n", a.Generation, a.Previous, answered(a))
+			if a.Previous > 0 {
+				fmt.Fprintf(c.out, "Back: kerege rollback %d\n", a.Previous)
+			}
 			if a.Refused > 0 {
 				return findings()
 			}

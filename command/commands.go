@@ -9,7 +9,7 @@ func commands() []Command {
 		captureStatusCommand(), captureVerifyCommand(), captureRemoveCommand(),
 		captureGuardCommand(), captureDialCommand(),
 		statusCommand(), servicesCommand(), proxiesCommand(), intentionsCommand(), explainCommand(),
-		validateCommand(), fmtCommand(), planCommand(), applyCommand(),
+		validateCommand(), fmtCommand(), planCommand(), applyCommand(), rollbackCommand(), historyCommand(),
 		group("token", "Join tokens for hosts"), tokenCreateCommand(),
 		group("ca", "The mesh's certificate authority"), caStatusCommand(), caRootCommand(),
 		versionCommand(),

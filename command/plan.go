@@ -51,7 +51,17 @@ func printDiagnostics(c *Call, all []api.Diagnostic) {
 	}
 }
 
+// planWords is what differs between the pages of apply and of a rollback.
+type planWords struct {
+	nothing string // why nothing changes
+	then    string // what to type next; "" nothing
+}
+
 func printPlan(c *Call, p api.Plan) {
+	printPlanOf(c, p, planWords{fmt.Sprintf("the files are what generation %d is", p.Generation), "Apply: kerege apply"})
+}
+
+func printPlanOf(c *Call, p api.Plan, words planWords) {
 	printDiagnostics(c, p.Diagnostics)
 	printDiagnostics(c, p.Warnings)
 	if len(p.Diagnostics) > 0 {
@@ -59,7 +69,7 @@ func printPlan(c *Call, p api.Plan) {
 		return
 	}
 	if !p.Changes {
-		fmt.Fprintf(c.out, "Nothing changes: the files are what generation %d is.\n", p.Generation)
+		fmt.Fprintf(c.out, "Nothing changes: %s.\n", words.nothing)
 		return
 	}
 	if len(p.Files) > 0 {
@@ -78,10 +88,16 @@ func printPlan(c *Call, p api.Plan) {
 	}
 	t.print(c.out)
 	printProxyChanges(c, p.Proxies)
-	fmt.Fprintln(c.out, "\nApply: kerege apply")
+	if words.then != "" {
+		fmt.Fprintln(c.out, "\n"+words.then)
+	}
 }
 
 func printProxyChanges(c *Call, all []api.ProxyChange) {
+	if len(all) == 0 {
+		fmt.Fprintln(c.out, "\nNo proxy is sent anything.")
+		return
+	}
 	drains := 0
 	fmt.Fprintf(c.out, "\n%s %s sent something:\n", count(len(all), "proxy", "proxies"), map[bool]string{true: "is", false: "are"}[len(all) == 1])
 	var t table

@@ -61,7 +61,12 @@ func printStatus(c *Call, st api.Status) {
 		t.add("", "the trust domain is the default, for the life of the mesh: no mesh block says one")
 	}
 	generation := fmt.Sprintf("%d, applied %s from %s", st.Generation.Number, since(st.Generation.Applied), count(st.Generation.Files, "file", "files"))
-	if n := len(st.Differs); n > 0 {
+	if of := st.Generation.Of; of > 0 {
+		generation = c.paint(color.FgYellow, fmt.Sprintf("%d, that of %d again since %s", st.Generation.Number, of, since(st.Generation.Applied)))
+		if n := len(st.Differs); n > 0 {
+			generation += c.paint(color.FgYellow, fmt.Sprintf("; %s from it and %s for kerege apply: kerege plan", differ(n), map[bool]string{true: "waits", false: "wait"}[n == 1]))
+		}
+	} else if n := len(st.Differs); n > 0 {
 		generation += c.paint(color.FgYellow, fmt.Sprintf("; %s from it: kerege plan", differ(n)))
 	}
 	t.add("generation", generation)

@@ -44,10 +44,12 @@ func CatalogWarnings(m *Mesh, instances []mesh.Instance) Diagnostics {
 	for _, c := range m.Services {
 		known = append(known, string(c.Name))
 	}
+	said := map[mesh.ServiceName]bool{}
 	for _, p := range m.places.named {
-		if slices.Contains(known, string(p.service)) {
+		if slices.Contains(known, string(p.service)) || said[p.service] {
 			continue
 		}
+		said[p.service] = true
 		fix := "It has no effect until a service of that name is registered. If that is meant, say so: service \"" + string(p.service) + "\" {}"
 		if near := nearest(string(p.service), known); near != "" {
 			fix = fmt.Sprintf("Did you mean %q?", near)

@@ -36,9 +36,11 @@ func (s *Server) routes() map[string]handler {
 			}
 			return explain(s.hub.Snapshot(), req)
 		},
-		"POST /v1/plan":   func(*http.Request) (any, error) { return s.plan() },
-		"POST /v1/apply":  func(r *http.Request) (any, error) { return s.apply(r.Context()) },
-		"POST /v1/tokens": s.createToken,
+		"POST /v1/plan":       s.planAsked,
+		"POST /v1/apply":      func(r *http.Request) (any, error) { return s.apply(r.Context()) },
+		"GET /v1/generations": func(*http.Request) (any, error) { return s.generations(), nil },
+		"POST /v1/rollback":   s.rollback,
+		"POST /v1/tokens":     s.createToken,
 		"POST /v1/guard/{service}": func(r *http.Request) (any, error) {
 			if !s.hub.Confirm(r.PathValue("service")) {
 				return nil, fail(http.StatusNotFound, "nothing is held back of "+mesh.Quote(r.PathValue("service")), "kerege status lists what is.")
@@ -69,12 +71,11 @@ func (s *Server) status() api.Status {
 	snap := s.hub.Snapshot()
 	c := snap.Config()
 	gen, m := s.files.Current()
-	report := s.files.Report()
 	cs := s.ca.Status()
 	st := api.Status{
 		Server: s.name, Version: s.opt.Version, TrustDomain: s.ca.TrustDomain(), MTLS: string(c.MTLS),
 		DefaultIntention: string(c.DefaultIntention), Outbound: string(c.Outbound),
-		Generation: api.Generation{Number: int(gen.Counter), Hash: gen.Hash, Applied: report.Since},
+		Generation: api.Generation{Number: int(gen.Counter), Hash: gen.Hash, Applied: s.files.Applied(), Of: int(s.files.RolledBack())},
 		Differs:    s.files.Differs(), Sources: s.sourceStatus(), Nodes: s.nodeStatus(), Services: len(snap.Services()),
 		Proxies: countsOf(s.proxies()), Held: heldOf(snap), Guards: s.guards(), Conflicts: conflictsOf(snap),
 		CA: api.CA{RootExpires: cs.RootExpires, IntermediateExpires: cs.IntermediateExpires, BundleHash: cs.BundleHash, LeafTTLSeconds: cs.LeafTTL.Seconds()},

@@ -17,14 +17,21 @@ import (
 
 // plan is POST /v1/plan: what the files as they are on disk would change.
 func (s *Server) plan() (api.Plan, error) {
-	gen, _ := s.files.Current()
-	out := api.Plan{Generation: int(gen.Counter), Calls: []api.CallChange{}, Proxies: []api.ProxyChange{}, Files: s.files.Differs(),
-		Warnings: []api.Diagnostic{}, Diagnostics: []api.Diagnostic{}}
 	m, diags := config.Load(s.cfg.MeshPaths...)
-	old := s.hub.Snapshot()
 	if m != nil {
 		diags = append(diags, m.Unsupported...)
 		diags = append(diags, s.check(m)...)
+	}
+	return s.planOf(m, diags, s.files.Differs())
+}
+
+// planOf is what a mesh would change, or why it cannot be applied.
+func (s *Server) planOf(m *config.Mesh, diags config.Diagnostics, differs []string) (api.Plan, error) {
+	gen, _ := s.files.Current()
+	out := api.Plan{Generation: int(gen.Counter), Calls: []api.CallChange{}, Proxies: []api.ProxyChange{}, Files: differs,
+		Warnings: []api.Diagnostic{}, Diagnostics: []api.Diagnostic{}}
+	old := s.hub.Snapshot()
+	if m != nil {
 		diags = append(diags, besides(config.CatalogWarnings(m, instancesOf(old)), diags)...)
 	}
 	out.Warnings, out.Diagnostics = diagnostics(diags)
@@ -150,9 +157,14 @@ const acknowledgeWithin = 3 * time.Second
 
 // apply is POST /v1/apply: all files or none, then a while for the proxies.
 func (s *Server) apply(ctx context.Context) (api.Applied, error) {
+	return s.change(ctx, "applied", s.files.Apply)
+}
+
+// change makes another generation the one in force, and waits for the proxies.
+func (s *Server) change(ctx context.Context, event string, take func(context.Context) (config.Diagnostics, error)) (api.Applied, error) {
 	began := s.now()
 	before, _ := s.files.Current()
-	diags, err := s.files.Apply(ctx)
+	diags, err := take(ctx)
 	if err != nil {
 		return api.Applied{}, err
 	}
@@ -166,10 +178,14 @@ func (s *Server) apply(ctx context.Context) (api.Applied, error) {
 		return out, fmt.Errorf("waiting for the registry to take generation in: %w", err)
 	}
 	after, _ := s.files.Current()
-	out.Generation = int(after.Counter)
+	out.Generation, out.Of = int(after.Counter), int(s.files.RolledBack())
 	s.acknowledged(ctx, &out)
 	out.Seconds = s.now().Sub(began).Seconds()
-	s.log.Named("audit").Info("applied", "generation", out.Generation, "previous", out.Previous, "proxies", out.Proxies, "acknowledged", out.Acknowledged)
+	fields := []any{"generation", out.Generation, "previous", out.Previous, "proxies", out.Proxies, "acknowledged", out.Acknowledged, "refused", out.Refused}
+	if out.Of > 0 {
+		fields = append(fields, "of", out.Of)
+	}
+	s.log.Named("audit").Info(event, fields...)
 	return out, nil
 }
 

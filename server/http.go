@@ -44,6 +44,14 @@ func read(r *http.Request, v any) error {
 	return fail(http.StatusBadRequest, "reading the request: "+err.Error(), "")
 }
 
+// readAny is read of a body that may be empty.
+func readAny(r *http.Request, v any) error {
+	if r.ContentLength == 0 {
+		return nil
+	}
+	return read(r, v)
+}
+
 // serveJSON makes a handler an http.Handler and audits what writes.
 func serveJSON(log hclog.Logger, h handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

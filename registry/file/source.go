@@ -46,6 +46,8 @@ type Source struct {
 	gen       Generation
 	since     time.Time
 	trouble   time.Time
+	applied   time.Time // when the generation came into force
+	pin       pin
 	refused   error         // why what is on disk is not what goes on; nil: it is
 	sent      uint64        // counter of the generation that the hub has
 	delivered chan struct{} // closed when sent changes
@@ -123,6 +125,11 @@ func (s *Source) Apply(ctx context.Context) (config.Diagnostics, error) {
 	if err != nil || diags.HasErrors() {
 		return diags, err
 	}
+	return diags, s.arrived(ctx)
+}
+
+// arrived waits until the hub has the generation in force.
+func (s *Source) arrived(ctx context.Context) error {
 	s.mu.Lock()
 	want := s.gen.Counter
 	for s.sent < want {
@@ -131,12 +138,12 @@ func (s *Source) Apply(ctx context.Context) (config.Diagnostics, error) {
 		select {
 		case <-wait:
 		case <-ctx.Done():
-			return diags, fmt.Errorf("applying the mesh's files: %w", ctx.Err())
+			return fmt.Errorf("applying the mesh's files: %w", ctx.Err())
 		}
 		s.mu.Lock()
 	}
 	s.mu.Unlock()
-	return diags, nil
+	return nil
 }
 
 // Current is the generation in force and its meaning; nil before the first.
@@ -145,6 +152,13 @@ func (s *Source) Current() (Generation, *config.Mesh) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.gen, s.current
+}
+
+// Applied is when the generation in force came into force, restarts left aside.
+func (s *Source) Applied() time.Time {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.applied
 }
 
 // Report says ok as long as the files last read are the ones in force.
@@ -183,6 +197,9 @@ func (s *Source) load(unasked bool) (config.Diagnostics, error) {
 			diags = append(diags, s.opt.Check(m)...)
 		}
 	}
+	if unasked && s.passesOver(m) {
+		return nil, nil
+	}
 	if diags.HasErrors() {
 		s.refuse(diags)
 		return diags, nil
@@ -191,7 +208,23 @@ func (s *Source) load(unasked bool) (config.Diagnostics, error) {
 		s.refuse(errEmptied)
 		return diags, nil
 	}
-	return diags, s.accept(m)
+	return diags, s.accept(m, pin{})
+}
+
+// passesOver says whether a rollback keeps the files on disk, which nobody asked
+// to apply, from being looked at.
+func (s *Source) passesOver(m *config.Mesh) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	hash := ""
+	if m != nil {
+		hash = m.Hash
+	}
+	held := s.current != nil && s.pin.holds(hash, s.opt.Watch) && hash != s.gen.Hash
+	if held {
+		s.since = s.opt.Now()
+	}
+	return held
 }
 
 func (s *Source) refuse(why error) {
@@ -203,20 +236,30 @@ func (s *Source) refuse(why error) {
 }
 
 // accept makes a mesh the current one, on disk first.
-func (s *Source) accept(m *config.Mesh) error {
+func (s *Source) accept(m *config.Mesh, p pin) error {
 	s.mu.Lock()
 	gen, same := s.gen, s.current != nil && s.gen.Hash == m.Hash
+	if same && p.Of > 0 {
+		p.Of = s.pin.Of
+		if p.Of == 0 {
+			p = pin{} // what is in force is what is asked for
+		}
+	}
+	repin, applied := s.pin != p, s.applied
 	s.mu.Unlock()
 	if !same {
-		gen = Generation{Counter: gen.Counter + 1, Hash: m.Hash}
-		if err := s.keep(gen, m); err != nil {
+		applied = s.opt.Now()
+		gen = Generation{Counter: max(gen.Counter, s.newest()) + 1, Hash: m.Hash}
+	}
+	if !same || repin {
+		if err := s.keep(gen, applied, m, p); err != nil {
 			return err
 		}
 	}
 	s.mu.Lock()
-	s.since, s.refused = s.opt.Now(), nil
+	s.since, s.refused, s.pin = s.opt.Now(), nil, p
 	if !same {
-		s.current, s.gen = m, gen
+		s.current, s.gen, s.applied = m, gen, applied
 	}
 	s.mu.Unlock()
 	if !same {

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/kerege/kerege/config"
 )
@@ -20,18 +21,23 @@ import (
 type kept struct {
 	Version int
 	Generation
+	Since time.Time
+	pin
 	Files map[string][]byte
 }
 
 const stateVersion = 1
 
-func (s *Source) keep(gen Generation, m *config.Mesh) error {
+func (s *Source) keep(gen Generation, applied time.Time, m *config.Mesh, p pin) error {
 	if s.opt.State == "" {
 		return nil
 	}
-	text, err := json.Marshal(kept{stateVersion, gen, m.Sources})
+	text, err := json.Marshal(kept{stateVersion, gen, applied, p, m.Sources})
 	if err == nil {
 		err = writeSynced(s.opt.State, text)
+	}
+	if err == nil && gen.Counter > s.newest() {
+		err = s.remember(gen.Counter, text)
 	}
 	if err != nil {
 		return fmt.Errorf("keeping generation %d: %w", gen.Counter, err)
@@ -73,9 +79,14 @@ func (s *Source) restore() {
 		s.log.Error("the kept generation is not used", "error", err, "kept_as", aside, "rename", os.Rename(s.opt.State, aside))
 		return
 	}
+	if _, err := os.Stat(s.pastFile(k.Counter)); errors.Is(err, fs.ErrNotExist) { // kept by a version without a history
+		if err := s.remember(k.Counter, text); err != nil {
+			s.log.Warn("the generation in force cannot be gone back to", "generation", k.Counter, "error", err)
+		}
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.current, s.gen = m, k.Generation
+	s.current, s.gen, s.applied, s.pin = m, k.Generation, k.Since, k.pin
 }
 
 // writeSynced replaces a file so that a crash leaves the old or the new text.
