@@ -42,6 +42,7 @@ var imports = map[string][]string{
 	"agent/relay":     {"xds/delta", "agent/seal"},
 	"agent/envoy":     {"mesh"},
 	"agent/capture":   {},
+	"agent/cut":       {"mesh", "policy"},
 	"agent/dns":       {},
 	"server":          {"registry", "registry/...", "plan", "xds", "xds/...", "ca", "ca/jwt", "config", "telemetry", "mesh", "policy", "api", "api/..."},
 	"telemetry":       {},
@@ -55,7 +56,7 @@ var homes = map[string][]string{
 	"github.com/coreos/go-iptables":           {"agent/capture"},
 	"github.com/go-jose/go-jose":              {"ca/jwt"},
 	"github.com/hashicorp/hcl":                {"config"},
-	"github.com/envoyproxy/go-control-plane/": {"xds", "xds/delta", "xds/serve", "agent/sds", "agent/envoy", "agent/relay"},
+	"github.com/envoyproxy/go-control-plane/": {"xds", "xds/delta", "xds/serve", "agent/sds", "agent/envoy", "agent/relay", "agent/cut"},
 }
 
 // rig is what only tests, the demo and benchmarks use; it may import anything.

@@ -13,6 +13,8 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/keepalive"
 
+	"github.com/kerege/kerege/agent/capture"
+	"github.com/kerege/kerege/agent/cut"
 	"github.com/kerege/kerege/agent/envoy"
 	"github.com/kerege/kerege/agent/relay"
 )
@@ -20,7 +22,8 @@ import (
 // running is what serves one workload's Envoy on its socket.
 type running struct {
 	relay *relay.Proxy
-	owner [2]int // user and group that the socket belongs to
+	open  *cut.Proxy // what callers hold open at it
+	owner [2]int     // user and group that the socket belongs to
 	stop  func()
 }
 
@@ -35,14 +38,20 @@ func (a *Agent) startProxy(ctx context.Context, w *workload) (*running, error) {
 	if err != nil {
 		return nil, err
 	}
+	netns := w.who.netns
+	open := cut.New(cut.Config{
+		ID: w.id.String(), InboundPort: w.inbound(), Logger: a.log.Named("cut"),
+		Enter: func(do func() error) error { return capture.InNamespace(netns, do) },
+	})
 	p := relay.New(relay.Config{
 		ID: w.id.String(), Cluster: w.Service, Metadata: map[string]any{"kerege": metadata},
 		File: a.resourcesFile(w), Key: a.key, Servers: a.conn(),
-		Notify: func() { poke(a.poked) }, Logger: a.log.Named("relay"),
+		Notify: func() { poke(a.poked) }, Shown: open.Shown, Logger: a.log.Named("relay"),
 	})
 	g := grpc.NewServer(grpc.MaxRecvMsgSize(64<<20), grpc.MaxSendMsgSize(64<<20),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}))
 	p.Register(g)
+	open.Register(g)
 	a.mu.Lock()
 	secrets := a.secrets
 	a.mu.Unlock()
@@ -53,12 +62,14 @@ func (a *Agent) startProxy(ctx context.Context, w *workload) (*running, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	var wg sync.WaitGroup
 	wg.Go(func() { p.Run(ctx) })
+	wg.Go(func() { open.Run(ctx) })
 	wg.Go(func() { _ = g.Serve(sock) })
-	return &running{relay: p, owner: [2]int{uid, gid}, stop: func() {
+	return &running{relay: p, open: open, owner: [2]int{uid, gid}, stop: func() {
 		cancel()
 		g.Stop()
 		wg.Wait()
 		p.Wait()
+		open.Wait()
 		waitSecrets()
 	}}, nil
 }

@@ -24,6 +24,7 @@ func compilePolicies(v *View, name mesh.ServiceName) ([]*Policy, []Problem) {
 		p := &Policy{
 			Name:        string(name) + ":" + strconv.Itoa(int(port.Number)),
 			TrustDomain: v.Config().TrustDomain, Bundle: v.Bundle(), Default: svc.DefaultIntention,
+			Open:  policy.RulesOf(intentions, svc.DefaultIntention, name, port.Name).Text(),
 			Cause: mesh.Key{Kind: mesh.KindIntention, Name: string(name)},
 		}
 		p.permissions(intentions, port)

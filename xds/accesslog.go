@@ -3,6 +3,7 @@ package xds
 import (
 	accesslogv3 "github.com/envoyproxy/go-control-plane/envoy/config/accesslog/v3"
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	accesslogdatav3 "github.com/envoyproxy/go-control-plane/envoy/data/accesslog/v3"
 	streamv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/access_loggers/stream/v3"
 	matcherv3 "github.com/envoyproxy/go-control-plane/envoy/type/matcher/v3"
 	"google.golang.org/protobuf/types/known/structpb"
@@ -30,7 +31,8 @@ func (w *writer) denials(in *plan.Inbound) *accesslogv3.AccessLog {
 	}}
 	return &accesslogv3.AccessLog{
 		Name: "envoy.access_loggers.stderr",
-		Filter: &accesslogv3.AccessLogFilter{FilterSpecifier: &accesslogv3.AccessLogFilter_MetadataFilter{
+		// Once a call: one whose caller does not read its refusal stays for a while.
+		Filter: allLogs(logTypes(accesslogdatav3.AccessLogType_DownstreamEnd), &accesslogv3.AccessLogFilter{FilterSpecifier: &accesslogv3.AccessLogFilter_MetadataFilter{
 			MetadataFilter: &accesslogv3.MetadataFilter{
 				Matcher: &matcherv3.MetadataMatcher{
 					Filter: rbacMetadata,
@@ -39,7 +41,7 @@ func (w *writer) denials(in *plan.Inbound) *accesslogv3.AccessLog {
 				},
 				MatchIfKeyNotFound: no(),
 			},
-		}},
+		}}),
 		ConfigType: &accesslogv3.AccessLog_TypedConfig{TypedConfig: w.any(&streamv3.StderrAccessLog{
 			AccessLogFormat: &streamv3.StderrAccessLog_LogFormat{LogFormat: &corev3.SubstitutionFormatString{
 				Format:          &corev3.SubstitutionFormatString_JsonFormat{JsonFormat: format},

@@ -27,6 +27,17 @@ func callersSecret(p *plan.Policy) *tlsv3.Secret {
 	}}}
 }
 
+func openName(p *plan.Policy) string { return "open:" + p.Name }
+
+// openSecret is for the node's agent, which judges by it what is open already. No
+// Envoy asks for it. It is a secret because those are sent first: the agent then
+// never knows less than its Envoy, and cuts nobody who was just let in.
+func openSecret(p *plan.Policy) *tlsv3.Secret {
+	return &tlsv3.Secret{Name: openName(p), Type: &tlsv3.Secret_GenericSecret{GenericSecret: &tlsv3.GenericSecret{
+		Secret: &corev3.DataSource{Specifier: &corev3.DataSource_InlineBytes{InlineBytes: p.Open}},
+	}}}
+}
+
 func admitted(p *plan.Policy) []*matcherv3.StringMatcher {
 	var out []*matcherv3.StringMatcher
 	switch {

@@ -185,7 +185,8 @@ func (w *writer) inboundHTTP(in *plan.Inbound, mtls bool) *listenerv3.FilterChai
 	m.LocalReplyConfig = &hcmv3.LocalReplyConfig{Mappers: []*hcmv3.ResponseMapper{{
 		Filter: statusIs(403), BodyFormatOverride: plainText(denied(in, mtls)),
 	}}}
-	m.AccessLog = []*accesslogv3.AccessLog{w.denials(in)}
+	m.AccessLog = []*accesslogv3.AccessLog{w.denials(in), w.runningCalls(in.Policy)}
+	m.AccessLogOptions = &hcmv3.HttpConnectionManager_HcmAccessLogOptions{AccessLogFlushInterval: dur(callRuns)}
 	theirs := []string{"x-envoy-", "x-kerege-"}
 	ours := []string{"x-envoy-"}
 	if mtls {
@@ -247,6 +248,10 @@ func (w *writer) appRoutes(in *plan.Inbound) []*routev3.Route {
 // inboundTCP connects to the application only once the caller has proved who it is.
 func (w *writer) inboundTCP(in *plan.Inbound, mtls bool) *listenerv3.FilterChain {
 	proxy := w.tcpProxyTo("inbound/"+clusterName(in.Service, in.Port), []plan.Weighted{{Cluster: appCluster(in), Weight: 1}}, 0)
+	proxy.AccessLog = []*accesslogv3.AccessLog{w.openConnections(in.Policy)}
+	proxy.AccessLogOptions = &tcpproxyv3.TcpProxy_TcpAccessLogOptions{
+		FlushAccessLogOnConnected: true, AccessLogFlushInterval: dur(toldAgain),
+	}
 	name := "plaintext-tcp"
 	if mtls {
 		name = "tcp"

@@ -135,6 +135,9 @@ func (w *writer) upstreamListener(u *plan.Upstream, p *plan.UpstreamPort, at []*
 func (w *writer) upstreamHTTP(service mesh.ServiceName, p *plan.UpstreamPort, name string, add ...*corev3.HeaderValueOption) *listenerv3.FilterChain {
 	m := w.connectionManager(name)
 	m.StreamIdleTimeout = off(p.Idle)
+	// An HTTP/1.1 answer that is cut ends with its connection, which waits so long for
+	// the program to have read what it got; that is on this host.
+	m.DelayedCloseTimeout = dur(250 * time.Millisecond)
 	m.HttpProtocolOptions.DefaultHostForHttp_10 = string(service) + ".mesh"
 	m.RouteSpecifier = &hcmv3.HttpConnectionManager_Rds{Rds: &hcmv3.Rds{ConfigSource: adsSource(15 * time.Second), RouteConfigName: p.Route.Name}}
 	private := []string{"x-envoy-", "x-kerege-"}

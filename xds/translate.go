@@ -346,6 +346,9 @@ func (t *Translator) policy(p *plan.Policy, http, tcp bool) ([]*delta.Resource, 
 	if tcp {
 		out = append(out, w.resource(callersName(p), callersSecret(p), p.Cause))
 	}
+	if len(p.Open) > 0 {
+		out = append(out, w.resource(openName(p), openSecret(p), p.Cause))
+	}
 	if w.err != nil {
 		return nil, fmt.Errorf("translating who may call %s: %w", p.Name, w.err)
 	}

@@ -26,6 +26,9 @@ type Config struct {
 	Servers grpc.ClientConnInterface
 	// Notify is called, without blocking anybody, when Status may have changed.
 	Notify func()
+	// Shown is told of every resource before Envoy may see it, by type URL and
+	// name, and with a nil body that it is gone. It must not wait. Nil: nobody asks.
+	Shown  func(typ, name string, body []byte)
 	Logger hclog.Logger
 }
 
@@ -77,6 +80,9 @@ func New(c Config) *Proxy {
 	}
 	p := &Proxy{cfg: c, log: c.Logger, poked: make(chan struct{}, 1), dirty: make(chan struct{}, 1), view: newView(), source: None,
 		got: map[string]bool{}, pending: map[string][]*pending{}, streams: map[*stream]struct{}{}, upSince: time.Now()}
+	if c.Shown != nil {
+		p.view.shown = c.Shown
+	}
 	if c.File == "" {
 		return p
 	}

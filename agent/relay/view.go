@@ -29,10 +29,12 @@ type view struct {
 	groups  []*delta.Group      // one a resource, sorted by key; replaced, never changed
 	set     *delta.Set
 	dirty   map[string]*delta.Group // changes of groups since set was made; nil: removed
+	shown   func(typ, name string, body []byte)
 }
 
 func newView() *view {
-	return &view{items: map[delta.Ref]*item{}, waiting: map[delta.Ref]*item{}, dirty: map[string]*delta.Group{}, set: &delta.Set{}}
+	return &view{items: map[delta.Ref]*item{}, waiting: map[delta.Ref]*item{}, dirty: map[string]*delta.Group{}, set: &delta.Set{},
+		shown: func(string, string, []byte) {}}
 }
 
 // showRank orders what is shown: who is named before who names.
@@ -151,8 +153,10 @@ func (v *view) show(at delta.Ref, it *item, r *delta.Resource) {
 	key := at.Type + "/" + at.Name
 	if r == nil {
 		v.dirty[key] = nil
+		v.shown(at.Type, at.Name, nil)
 		return
 	}
+	v.shown(at.Type, at.Name, r.Body.GetValue())
 	v.dirty[key] = &delta.Group{Key: key, Resources: []*delta.Resource{r}}
 }
 

@@ -1,0 +1,274 @@
+package cut
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+	"pgregory.net/rapid"
+
+	"github.com/kerege/kerege/mesh"
+)
+
+func ports(list []netip.AddrPort) (out []int) {
+	for _, a := range list {
+		out = append(out, int(a.Port()))
+	}
+	slices.Sort(out)
+	return out
+}
+
+func wantCut(t *testing.T, k *fakeKernel, what string, want ...int) {
+	t.Helper()
+	if got := ports(k.destroyed); !slices.Equal(got, want) {
+		t.Errorf("%s: cut are %v, want %v", what, got, want)
+	}
+}
+
+func TestALostRightCutsThatCallerAlone(t *testing.T) {
+	p, k := testProxy()
+	tell(t, p, "", allow("web", "ops"))
+	p.take([]event{from(1, "web"), from(2, "ops"), from(3, "web"), asking(from(4, "web"), 1, "GET", "/a"), asking(from(5, "ops"), 1, "GET", "/a")})
+	tell(t, p, "", allow("*"))
+	wantCut(t, k, "a wider right")
+	tell(t, p, "", allow("ops"))
+	wantCut(t, k, "web lost its right", 1, 3, 4)
+	if c := p.Counts(); c != (Counts{Open: 2, Cut: 3}) {
+		t.Errorf("counted: %+v", c)
+	}
+	tell(t, p, "")
+	wantCut(t, k, "ops lost it, too", 1, 2, 3, 4, 5)
+}
+
+func TestWhatWasLetInAMomentBeforeIsCutWhenItIsToldOf(t *testing.T) {
+	p, k := testProxy()
+	tell(t, p, "", allow("ops"))
+	p.take([]event{from(1, "web"), from(2, "ops"), asking(from(3, "web"), 1, "GET", "/")})
+	wantCut(t, k, "told of after the change", 1, 3)
+}
+
+func TestOnlyRunningCallsCount(t *testing.T) {
+	p, k := testProxy()
+	read := mesh.Permission{Action: mesh.ActionAllow, From: []string{"web"}, PathPrefix: "/read"}
+	tell(t, p, "", allow("web"))
+	p.take([]event{
+		asking(from(1, "web"), 1, "GET", "/write"), asking(from(1, "web"), 2, "GET", "/read/x"),
+		asking(from(2, "web"), 1, "GET", "/read"), asking(from(3, "web"), 1, "GET", "/write"),
+		ended(asking(from(1, "web"), 1, "GET", "/write")),
+	})
+	tell(t, p, "", read)
+	wantCut(t, k, "the one whose call is denied now", 3)
+	p.take([]event{ended(asking(from(2, "web"), 1, "GET", "/read")), ended(asking(from(9, "web"), 1, "GET", "/read"))})
+	tell(t, p, "")
+	wantCut(t, k, "an idle connection stays: its next call is refused", 1, 3)
+}
+
+func TestFinishLeavesThemOpen(t *testing.T) {
+	p, k := testProxy()
+	tell(t, p, "", allow("web"))
+	p.take([]event{from(1, "web"), asking(from(2, "web"), 1, "GET", "/")})
+	tell(t, p, "finish")
+	wantCut(t, k, "finish")
+	p.take([]event{from(3, "web")})
+	wantCut(t, k, "told of later")
+	tell(t, p, "cut")
+	wantCut(t, k, "cut", 1, 2, 3)
+}
+
+func TestRulesThatAreNotKnownCutNobody(t *testing.T) {
+	var log strings.Builder
+	p, k := testProxy()
+	p.log = hclog.New(&hclog.LoggerOptions{Output: &log})
+	p.take([]event{from(1, "web")}) // before any rules
+	tell(t, p, "", allow("web"))
+	p.Shown(secretType, testRules, []byte("\xff"))
+	p.judgeAll()
+	p.Shown(secretType, testRules, nil)
+	p.judgeAll()
+	p.Shown("type.googleapis.com/other", testRules, []byte("\xff"))
+	p.Shown(secretType, "callers:api:8080", []byte("\xff"))
+	wantCut(t, k, "no rules")
+	if n := strings.Count(log.String(), "cannot be read"); n != 1 {
+		t.Errorf("%d times in the log: %s", n, log.String())
+	}
+}
+
+func TestAnotherCallerAtTheSamePort(t *testing.T) {
+	p, k := testProxy()
+	tell(t, p, "", allow("web", "ops"))
+	p.take([]event{from(1, "web")})
+	p.take([]event{from(1, "ops")})
+	tell(t, p, "", allow("ops"))
+	wantCut(t, k, "it is ops's now")
+	// Its end was never told, and the port has a connection that nobody spoke of.
+	tell(t, p, "", allow("web", "ops"))
+	p.take([]event{from(2, "web")})
+	for c, peer := range k.alive {
+		if peer.Port() == 2 {
+			delete(k.alive, c)
+			k.alive[c+100] = peer
+		}
+	}
+	tell(t, p, "", allow("ops"))
+	wantCut(t, k, "the cookie is another")
+	if c := p.Counts(); c.Cut != 0 {
+		t.Errorf("counted: %+v", c)
+	}
+}
+
+func TestACallerWithoutACertificate(t *testing.T) {
+	p, k := testProxy()
+	tell(t, p, "", allow("*"))
+	p.take([]event{from(1, ""), from(2, "web")})
+	tell(t, p, "", allow("web", "w*"))
+	wantCut(t, k, "only * names it", 1)
+	e := from(3, "")
+	e.uri = "spiffe://test.example/strange"
+	p.take([]event{e})
+	wantCut(t, k, "a certificate that is not read", 1)
+}
+
+func TestWhatTheKernelRefusesIsSaidOnceAndTriedAgain(t *testing.T) {
+	var log strings.Builder
+	p, k := testProxy()
+	p.log = hclog.New(&hclog.LoggerOptions{Output: &log})
+	k.fails = errDenied
+	tell(t, p, "")
+	p.take([]event{from(1, "web"), from(2, "web")})
+	if c := p.Counts(); c.Failed != 2 || c.Cut != 0 {
+		t.Errorf("counted: %+v", c)
+	}
+	if n := strings.Count(log.String(), errDenied.Error()); n != 1 {
+		t.Errorf("%d times in the log: %s", n, log.String())
+	}
+	k.fails = nil
+	p.take([]event{from(1, "web")}) // Envoy tells of it again
+	wantCut(t, k, "later", 1)
+}
+
+func TestWhatIsRememberedIsBounded(t *testing.T) {
+	p, _ := testProxy()
+	tell(t, p, "", allow("web"))
+	for i := range maxCalls + 5 {
+		p.take([]event{asking(from(1, "web"), int64(i), "GET", "/")})
+	}
+	if p.calls != maxCalls || p.counts.Unwatched != 5 {
+		t.Errorf("%d calls, %+v", p.calls, p.Counts())
+	}
+	p.take([]event{asking(from(2, "web"), 1, "GET", "/")})
+	if c := p.Counts(); c.Open != 1 || c.Unwatched != 6 {
+		t.Errorf("a connection without a call is remembered: %+v", c)
+	}
+	for i := range maxCalls {
+		p.take([]event{ended(asking(from(1, "web"), int64(i), "GET", "/"))})
+	}
+	if p.calls != 0 || p.bytes != 0 || len(p.open) != 0 {
+		t.Errorf("left are %d calls, %d bytes, %d connections", p.calls, p.bytes, len(p.open))
+	}
+	long := "/" + strings.Repeat("x", 60<<10)
+	for i := range 2 * maxCallBytes / len(long) {
+		p.take([]event{asking(from(uint16(i+1), "web"), 1, "GET", long)})
+	}
+	if p.bytes > maxCallBytes {
+		t.Errorf("%d bytes are remembered", p.bytes)
+	}
+}
+
+func TestConnectionsThatAreNoMoreAreForgotten(t *testing.T) {
+	p, k := testProxy()
+	tell(t, p, "", allow("web"))
+	p.take([]event{from(1, "web"), asking(from(2, "web"), 1, "GET", "/")})
+	p.prune()
+	if c := p.Counts(); c.Open != 2 {
+		t.Errorf("%+v", c)
+	}
+	clear(k.alive)
+	p.prune()
+	if c := p.Counts(); c.Open != 0 || p.calls != 0 || p.bytes != 0 {
+		t.Errorf("%+v, %d calls, %d bytes", c, p.calls, p.bytes)
+	}
+	k.missing = true
+	p.take([]event{from(3, "web")})
+	if c := p.Counts(); c.Open != 0 {
+		t.Errorf("one that the kernel does not know is remembered: %+v", c)
+	}
+}
+
+// Whatever happens in whatever order: what is left open may be, and what was cut
+// might not have stayed.
+func TestWhatIsOpenIsWhatMayBe(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		p, k := testProxy()
+		names := []string{"web", "ops", "batch"}
+		var may map[string]bool
+		finish := false
+		has := map[uint16]string{} // by port: who has a TCP connection there
+		now := time.Unix(1, 0)
+		connection := func(port uint16, who string) event {
+			e := from(port, who)
+			e.began = now
+			return e
+		}
+		rules := func() {
+			may = map[string]bool{}
+			var list []mesh.Permission
+			for _, n := range names {
+				if may[n] = rapid.Bool().Draw(t, n); may[n] {
+					list = append(list, allow(n))
+				}
+			}
+			open := ""
+			if finish = rapid.IntRange(0, 4).Draw(t, "finish") == 0; finish {
+				open = "finish"
+			}
+			tellT(p, open, list...)
+		}
+		rules()
+		for range rapid.IntRange(1, 30).Draw(t, "steps") {
+			port := uint16(rapid.IntRange(1, 6).Draw(t, "port"))
+			switch who := has[port]; {
+			case rapid.IntRange(0, 3).Draw(t, "step") == 0:
+				rules()
+			case who == "":
+				has[port] = rapid.SampledFrom(names).Draw(t, "who")
+				now = now.Add(time.Second)
+				p.take([]event{connection(port, has[port])})
+			default:
+				for c, peer := range k.alive {
+					if peer.Port() == port {
+						delete(k.alive, c)
+					}
+				}
+				delete(has, port)
+				if rapid.Bool().Draw(t, "told") {
+					p.take([]event{ended(from(port, who))})
+				}
+			}
+			for _, peer := range k.destroyed {
+				if who := has[peer.Port()]; who == "" || may[who] || finish {
+					t.Fatalf("cut: %s of %q; it may stay", peer, who)
+				}
+				delete(has, peer.Port())
+			}
+			k.destroyed = nil
+			for port, who := range has {
+				if !may[who] && !finish {
+					t.Fatalf("open: port %d of %s, which may not", port, who)
+				}
+			}
+		}
+	})
+}
+
+func TestCallersInTheLogHaveNames(t *testing.T) {
+	if got := name(mesh.Identity{}); got != "without a certificate" {
+		t.Error(got)
+	}
+	if got := fmt.Sprint(name(mesh.ServiceIdentity("x", "web"))); got != "spiffe://x/svc/web" {
+		t.Error(got)
+	}
+}

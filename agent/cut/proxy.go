@@ -1,0 +1,256 @@
+package cut
+
+import (
+	"context"
+	"net/netip"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+
+	"github.com/kerege/kerege/mesh"
+	"github.com/kerege/kerege/policy"
+)
+
+// Config of a Proxy.
+type Config struct {
+	ID          string // Envoy's node id
+	InboundPort uint16 // where captured connections arrive; 0: each at its own port
+	// Enter runs do in the network namespace of the proxy. Nil: it is this process's.
+	Enter  func(do func() error) error
+	Logger hclog.Logger
+}
+
+// Counts are what became of the connections of one proxy.
+type Counts struct {
+	Open      int   // known now
+	Cut       int64 // ended, since the start
+	Failed    int64 // to be ended, and the kernel did not
+	Unwatched int64 // not remembered, for there were too many
+}
+
+// Bounds of what is remembered of one proxy. Its Envoy takes fewer connections.
+const (
+	maxConnections = 1 << 16
+	maxCalls       = 1 << 16
+	maxCallBytes   = 16 << 20 // of methods and paths
+)
+
+// lookAgain is how often what is remembered is held against the kernel's sockets.
+const lookAgain = time.Minute
+
+// Proxy is what is open at one Envoy.
+type Proxy struct {
+	cfg     Config
+	log     hclog.Logger
+	poked   chan struct{}
+	readers sync.WaitGroup
+
+	rulesMu sync.Mutex // Shown is called under another's lock: never held for long
+	rules   map[string]policy.Rules
+
+	mu     sync.Mutex
+	kernel kernel // nil: not open yet
+	open   map[place]*connection
+	calls  int
+	bytes  int
+	near   netip.Addr // the last socket's own address
+	counts Counts
+	said   map[string]bool // troubles that are in the log
+}
+
+// place is where a connection is, as the peer sees it.
+type place struct{ peer, to netip.AddrPort }
+
+type connection struct {
+	socket socket
+	caller mesh.Identity // the zero one: no certificate
+	rules  string        // name of those that judge it
+	http   bool
+	calls  map[call]bool // running, where http
+	since  time.Time
+}
+
+// call is one HTTP call that runs.
+type call struct {
+	began        int64 // ns; with the rest it tells calls of one connection apart
+	method, path string
+}
+
+func (c call) size() int { return len(c.method) + len(c.path) }
+
+// New makes a Proxy that knows of nothing.
+func New(c Config) *Proxy {
+	if c.Logger == nil {
+		c.Logger = hclog.NewNullLogger()
+	}
+	if c.Enter == nil {
+		c.Enter = func(do func() error) error { return do() }
+	}
+	return &Proxy{cfg: c, log: c.Logger, poked: make(chan struct{}, 1), rules: map[string]policy.Rules{},
+		open: map[place]*connection{}, said: map[string]bool{}}
+}
+
+// Run judges what is open whenever the rules change, until ctx is done.
+func (p *Proxy) Run(ctx context.Context) {
+	tick := time.NewTicker(lookAgain)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			p.mu.Lock()
+			if p.kernel != nil {
+				p.kernel.close()
+				p.kernel = nil
+			}
+			p.mu.Unlock()
+			return
+		case <-p.poked:
+			p.judgeAll()
+		case <-tick.C:
+			p.prune()
+			p.judgeAll()
+		}
+	}
+}
+
+// Wait returns when the reader of every stream has ended, which they do when the
+// gRPC server has stopped.
+func (p *Proxy) Wait() { p.readers.Wait() }
+
+// Counts says what became of connections so far.
+func (p *Proxy) Counts() Counts {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	out := p.counts
+	out.Open = len(p.open)
+	return out
+}
+
+func (p *Proxy) rulesOf(name string) (policy.Rules, bool) {
+	p.rulesMu.Lock()
+	defer p.rulesMu.Unlock()
+	r, ok := p.rules[name]
+	return r, ok
+}
+
+// judgeAll cuts what the rules deny by now.
+func (p *Proxy) judgeAll() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	memo := verdicts{}
+	for at, c := range p.open {
+		p.judge(at, c, c.calls, memo)
+	}
+}
+
+// verdicts are those of one look: many connections are alike.
+type verdicts map[question]verdict
+
+type question struct {
+	rules  string
+	caller mesh.Identity
+	http   bool
+	method string
+	path   string
+}
+
+type verdict struct {
+	may bool
+	why string
+}
+
+// judge cuts a connection when it, or one of these calls on it, may not stay; mu is held.
+func (p *Proxy) judge(at place, c *connection, calls map[call]bool, memo verdicts) {
+	rules, known := p.rulesOf(c.rules)
+	if !known {
+		return // of a port that is no more: Envoy drains it
+	}
+	ask := func(method, path string) verdict {
+		q := question{c.rules, c.caller, c.http, method, path}
+		v, asked := memo[q]
+		if !asked {
+			may, d := rules.MayStay(policy.Request{From: c.caller, HTTP: c.http, Method: method, Path: path})
+			v = verdict{may, d.Reason}
+			memo[q] = v
+		}
+		return v
+	}
+	if !c.http {
+		if v := ask("", ""); !v.may {
+			p.cut(at, c, rules.To, v.why)
+		}
+		return
+	}
+	for k := range calls {
+		if v := ask(k.method, k.path); !v.may {
+			p.cut(at, c, rules.To, v.why)
+			return
+		}
+	}
+}
+
+// cut ends a connection; mu is held.
+func (p *Proxy) cut(at place, c *connection, to mesh.ServiceName, why string) {
+	p.forget(at, c)
+	gone, err := p.destroy(c.socket)
+	switch {
+	case err != nil:
+		p.counts.Failed++
+		p.once(err, "a connection whose caller lost its right stays open", "caller", name(c.caller), "peer", at.peer.String(), "because", why)
+		return
+	case gone:
+		return // it ended by itself
+	}
+	p.counts.Cut++
+	p.log.Info("a connection is cut: its caller lost the right", "proxy", p.cfg.ID, "destination", to, "caller", name(c.caller),
+		"peer", at.peer.String(), "at", at.to.String(), "calls", len(c.calls), "because", why, "open_for", time.Since(c.since).Round(time.Millisecond))
+}
+
+func name(id mesh.Identity) string {
+	if id == (mesh.Identity{}) {
+		return "without a certificate"
+	}
+	return id.String()
+}
+
+// once logs a trouble that may come with every connection.
+func (p *Proxy) once(err error, text string, more ...any) {
+	if p.said[err.Error()] {
+		return
+	}
+	p.said[err.Error()] = true
+	p.log.Error(text, append([]any{"proxy", p.cfg.ID, "error", err}, more...)...)
+}
+
+func (p *Proxy) forget(at place, c *connection) {
+	delete(p.open, at)
+	p.calls -= len(c.calls)
+	for k := range c.calls {
+		p.bytes -= k.size()
+	}
+}
+
+// prune forgets what the kernel knows no more: the end of a connection may have
+// been told to an agent that was away, or been dropped.
+func (p *Proxy) prune() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if len(p.open) == 0 {
+		return
+	}
+	k, err := p.reach()
+	if err != nil {
+		return // said when it is needed
+	}
+	alive, err := k.cookies()
+	if err != nil {
+		p.once(err, "open connections cannot be listed")
+		return
+	}
+	for at, c := range p.open {
+		if !alive[c.socket.cookie()] {
+			p.forget(at, c)
+		}
+	}
+}
