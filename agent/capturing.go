@@ -27,6 +27,7 @@ type capturer interface {
 	Status(ctx context.Context) (capture.Status, error)
 	Brief() (applied, settled bool)
 	Repairs() int64
+	Overtaken() int
 	Verify(ctx context.Context) ([]capture.Probe, error)
 	Plan(ctx context.Context, c capture.Config, known capture.Known) (*capture.Plan, error)
 }

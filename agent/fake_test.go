@@ -67,6 +67,8 @@ func (f *fakeCapture) Plan(_ context.Context, c capture.Config, known capture.Kn
 	return out, nil
 }
 
+func (f *fakeCapture) Overtaken() int { return 0 }
+
 func (f *fakeCapture) Brief() (applied, settled bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -30,6 +30,7 @@ func MetricFamilies() []telemetry.Family {
 		{Name: "kerege_agent_names", Help: "Mesh names that this host answers."},
 		{Name: "kerege_agent_capture_applied", Help: "1 when a capture is on record."},
 		{Name: "kerege_agent_capture_settled", Help: "1 when the packet filter was as it should be when last looked at."},
+		{Name: "kerege_agent_capture_overtaken", Help: "Rules of other programs that stand before kerege's in the packet filter, may take the workloads' traffic, and were put back each time: `kerege capture status` names them."},
 		{Name: "kerege_agent_capture_repairs_total", Kind: telemetry.KindCounter, Help: "Times that the packet filter was not as it should be, and was mended."},
 		{Name: "kerege_agent_dns_answers_total", Kind: telemetry.KindCounter, Label: "from", Values: []string{"mesh", "upstream", "failed"},
 			Help: "DNS answers: of the mesh's names (mesh), of the host's own resolvers (upstream), and SERVFAIL of either (failed)."},
@@ -91,12 +92,15 @@ func (a *Agent) readMetrics(set telemetry.SetGauge) {
 func (a *Agent) readCapture(set telemetry.SetGauge) {
 	var applied, settled bool
 	var repairs int64
+	overtaken := 0
 	if a.cap != nil {
+		overtaken = a.cap.Overtaken()
 		applied, settled = a.cap.Brief()
 		repairs = a.cap.Repairs()
 	}
 	set("kerege_agent_capture_applied", "", number(applied))
 	set("kerege_agent_capture_settled", "", number(settled))
+	set("kerege_agent_capture_overtaken", "", float64(overtaken))
 	set("kerege_agent_capture_repairs_total", "", float64(repairs))
 	var answers dns.Answers
 	a.mu.Lock()

@@ -31,6 +31,7 @@ func (m *Manager) bring(ctx context.Context, s *state, force bool) (changed bool
 		if errors.Is(err, errGone) {
 			delete(s.Backends, netns)
 			delete(m.backends, netns)
+			delete(m.stolen, netns)
 			m.o.Log.Info("a network namespace is gone, and its capture with it", "namespace", netns)
 			continue
 		}
@@ -64,6 +65,9 @@ func (m *Manager) bringSpace(ctx context.Context, s *state, netns string, c Conf
 		return routed, err
 	}
 	changed, err = apply(targets, force)
+	if err == nil && !changed { // else the jumps may be where they were not; it is looked at again
+		changed, err = m.lead(netns, targets, c)
+	}
 	return changed || routed, err
 }
 
@@ -146,6 +150,7 @@ func (m *Manager) cleanSpace(ctx context.Context, s *state, netns string) (chang
 	for i, t := range targets {
 		t.index = i
 	}
+	delete(m.stolen, netns)
 	err = each(targets, func(t *target) (err error) { gone[t.index], err = remove(t.tables); return err })
 	for _, did := range gone {
 		changed = changed || did

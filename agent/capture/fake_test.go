@@ -159,6 +159,17 @@ func (f *fake) Delete(chain string, spec ...string) error {
 	})
 }
 
+func (f *fake) First(chain string, spec ...string) error {
+	return f.do("first "+chain+" "+strings.Join(spec, " "), "", func() error {
+		i := slices.Index(f.chains[chain], strings.Join(spec, " "))
+		if i < 0 {
+			return fmt.Errorf("no such rule in %s", chain)
+		}
+		f.chains[chain] = slices.Insert(slices.Delete(f.chains[chain], i, i+1), 0, strings.Join(spec, " "))
+		return nil
+	})
+}
+
 func (f *fake) text(t *testing.T) string {
 	lines, err := f.Listing()
 	if err != nil {

@@ -43,9 +43,11 @@ type Manager struct {
 	down     map[string]bool // workloads whose Envoy is gone, in bypass
 	backends map[string]Backend
 	lastErr  error
-	saved    *state // as last written
-	lost     bool   // the file does not say what last does
-	settled  bool   // the tables were as they should be when last seen
+	saved    *state                 // as last written
+	lost     bool                   // the file does not say what last does
+	settled  bool                   // the tables were as they should be when last seen
+	stolen   map[string][]string    // namespace → rules of others that stand before ours and stay there
+	led      map[string][]time.Time // table → when its jump was last put first again
 }
 
 // New makes a Manager. It touches nothing.
@@ -56,7 +58,8 @@ func New(o Options) *Manager {
 	if o.Every <= 0 {
 		o.Every = 10 * time.Second
 	}
-	return &Manager{o: o, file: stateFile{o.StateDir}, poke: make(chan struct{}, 1), tools: &tools{known: map[string]*iptables.IPTables{}}, down: map[string]bool{}, backends: map[string]Backend{}}
+	return &Manager{o: o, file: stateFile{o.StateDir}, poke: make(chan struct{}, 1), tools: &tools{known: map[string]*iptables.IPTables{}}, down: map[string]bool{}, backends: map[string]Backend{},
+		stolen: map[string][]string{}, led: map[string][]time.Time{}}
 }
 
 // Applied is what Apply did.
@@ -90,6 +93,9 @@ func (m *Manager) Apply(ctx context.Context, c Config, undo time.Duration) (Appl
 	var out Applied
 	err := m.locked(func(s *state) error {
 		before := *s
+		if undo > 0 { // an operator's word: the jumps are worth another try
+			clear(m.led)
+		}
 		c := c.settleSessions(s.Config)
 		if s.Config == nil || !same(*s.Config, c) {
 			if s.Deadline.IsZero() {

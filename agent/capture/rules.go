@@ -158,9 +158,9 @@ func (b *builder) dns() {
 	}
 	for _, w := range b.c.Workloads {
 		for _, who := range w.who() {
-			for _, uid := range sorted(w.ExcludeUIDs) {
-				b.add(words("-p udp"), owner(uid), dportOf("udp", 53), back)
-				b.add(words("-p tcp"), owner(uid), dport(53), back)
+			for _, not := range w.excluded(who) {
+				b.add(words("-p udp"), not, dportOf("udp", 53), back)
+				b.add(words("-p tcp"), not, dport(53), back)
 			}
 			b.add(words("-p udp"), who, dportOf("udp", 53), redirect(port))
 			b.add(words("-p tcp"), who, dport(53), redirect(port))
@@ -184,8 +184,8 @@ func (b *builder) zone() {
 	}
 	for _, w := range b.c.Workloads {
 		for _, who := range w.who() {
-			for _, uid := range sorted(w.ExcludeUIDs) {
-				b.add(words("-p udp"), owner(uid), queries, back)
+			for _, not := range w.excluded(who) {
+				b.add(words("-p udp"), not, queries, back)
 			}
 			b.add(words("-p udp"), who, queries, zone)
 		}
@@ -197,10 +197,10 @@ func (b *builder) workload(w Workload) {
 	if w.OutboundPort == 0 {
 		return
 	}
-	for _, uid := range sorted(w.ExcludeUIDs) {
-		b.add(words("-p tcp"), owner(uid), back)
-	}
 	for _, who := range w.who() {
+		for _, not := range w.excluded(who) {
+			b.add(words("-p tcp"), not, back)
+		}
 		for _, ports := range multiports(single(w.ExcludeOutbound)) {
 			b.add(words("-p tcp"), who, ports, back)
 		}
@@ -267,7 +267,23 @@ func (w Workload) who() [][]string {
 	}
 	var out [][]string
 	for _, uid := range sorted(w.UIDs) {
-		out = append(out, owner(uid))
+		if !slices.Contains(w.ExcludeUIDs, uid) {
+			out = append(out, owner(uid))
+		}
+	}
+	return out
+}
+
+// excluded are the matches of those in who that are let through. A workload that
+// is known by its users has nobody else in it; a rule for one would do nothing, or
+// take that user's traffic from another workload.
+func (w Workload) excluded(who []string) [][]string {
+	if w.Netns == "" && w.Slice == "" {
+		return nil
+	}
+	var out [][]string
+	for _, uid := range sorted(w.ExcludeUIDs) {
+		out = append(out, slices.Concat(who, owner(uid)))
 	}
 	return out
 }

@@ -46,7 +46,10 @@ func cases() map[string]Config {
 	quiet.DNS = false
 	down := sample()
 	down.Workloads[0].down = true
-	return map[string]Config{"one": sample(), "two": two, "lists": lists, "slice": slice, "netns": netns.in("/run/netns/alloc"),
+	crossed := sample()
+	crossed.Workloads[0].ExcludeUIDs = []uint32{2002}
+	crossed.Workloads = append(crossed.Workloads, Workload{Name: "api", UIDs: []uint32{2002}, OutboundPort: 15011}, Workload{Name: "job", Slice: "job.slice", OutboundPort: 15021, ExcludeUIDs: []uint32{33}})
+	return map[string]Config{"one": sample(), "crossed": crossed, "two": two, "lists": lists, "slice": slice, "netns": netns.in("/run/netns/alloc"),
 		"dns-host": host, "dns-off": quiet, "envoy-down-bypass": down, "nothing": {}}
 }
 
@@ -211,6 +214,10 @@ func TestWhatIsTaken(t *testing.T) {
 		{"other v6 is not", "lists", V6, packet{chain: chainOut, protocol: "tcp", dst: a("fd00::7"), dport: 80, uid: 33}, 0},
 		{"a server", "lists", V4, packet{chain: chainOut, protocol: "tcp", dst: a("10.0.0.9"), dport: 80, uid: 33}, 0},
 		{"excluded inbound", "lists", V4, packet{chain: chainIn, protocol: "tcp", dst: a("10.0.0.12"), dport: 8081}, 0},
+		{"whom another workload excludes", "crossed", V4, packet{chain: chainOut, protocol: "tcp", dst: a("10.0.0.7"), dport: 80, uid: 2002}, 15011},
+		{"whom another slice excludes", "crossed", V4, packet{chain: chainOut, protocol: "tcp", dst: a("10.0.0.7"), dport: 80, uid: 33}, 15001},
+		{"DNS of whom another excludes", "crossed", V4, packet{chain: chainOut, protocol: "udp", dst: a("10.0.0.7"), dport: 53, uid: 2002}, 15053},
+		{"excluded of a slice", "crossed", V4, packet{chain: chainOut, protocol: "tcp", dst: a("10.0.0.7"), dport: 80, uid: 33, slice: "job.slice"}, 15001},
 		{"slice", "slice", V4, packet{chain: chainOut, protocol: "tcp", dst: a("10.0.0.7"), dport: 80, slice: "web.slice"}, 15001},
 		{"a whole namespace", "netns", V4, packet{chain: chainOut, protocol: "tcp", dst: a("10.0.0.7"), dport: 80}, 15001},
 		{"a namespace's Envoy", "netns", V4, packet{chain: chainOut, protocol: "tcp", dst: a("10.0.0.7"), dport: 80, uid: 990}, 0},

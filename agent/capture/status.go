@@ -24,6 +24,7 @@ type NamespaceStatus struct {
 	Foreign int      `json:"foreign"` // rules of others, when the backend was chosen
 	Settled bool     `json:"settled"` // as they should be
 	Live    []string `json:"live,omitempty"`
+	Ahead   []string `json:"ahead,omitempty"` // rules of others that may take the workloads' traffic before ours do
 	Error   string   `json:"error,omitempty"`
 }
 
@@ -65,12 +66,16 @@ func (m *Manager) spaceStatus(ctx context.Context, s *state, netns string, c Con
 	b := m.backends[netns]
 	out.Backend, out.Warning, out.Foreign = b.Name, b.Warning, b.Foreign
 	for _, t := range targets {
-		out.Settled = out.Settled && t.settled()
+		out.Ahead = append(out.Ahead, t.stolen(c)...)
+		out.Settled = out.Settled && t.settled() && len(out.Ahead) == 0
 		for _, h := range hooksOf(t.table) {
 			if live := h.live(t.now); live != "" {
 				out.Live = append(out.Live, map[Family]string{V4: "ipv4 ", V6: "ipv6 "}[t.family]+live)
 			}
 		}
+	}
+	if len(out.Ahead) > 0 {
+		out.Error = overtaken(out.Ahead)
 	}
 	return out
 }

@@ -25,6 +25,7 @@ type Tables interface {
 	Insert(chain string, pos int, spec ...string) error
 	Replace(chain string, pos int, spec ...string) error
 	Delete(chain string, spec ...string) error
+	First(chain string, spec ...string) error // moves a rule to the head of its chain, at once
 }
 
 // Pending says that another program holds the tables: nothing was half done,
@@ -132,17 +133,26 @@ func (k *kernel) Discard(chains ...string) error {
 	if len(chains) == 0 {
 		return nil
 	}
-	var text strings.Builder
-	text.WriteString("*" + k.table + "\n")
+	var lines []string
 	for _, option := range []string{"-F", "-X"} {
 		for _, c := range chains {
-			text.WriteString(option + " " + c + "\n")
+			lines = append(lines, option+" "+c)
 		}
 	}
-	text.WriteString("COMMIT\n")
+	return k.transaction(lines...)
+}
+
+func (k *kernel) First(chain string, spec ...string) error {
+	rule := strings.Join(spec, " ")
+	return k.transaction("-D "+chain+" "+rule, "-I "+chain+" 1 "+rule)
+}
+
+// transaction makes all of the changes at once, or none.
+func (k *kernel) transaction(lines ...string) error {
+	text := "*" + k.table + "\n" + strings.Join(lines, "\n") + "\nCOMMIT\n"
 	return k.retry(func() error {
 		cmd := exec.CommandContext(k.ctx, k.path+"-restore", "--noflush", "--wait", strconv.Itoa(k.wait.seconds()))
-		cmd.Stdin, cmd.WaitDelay = strings.NewReader(text.String()), time.Second
+		cmd.Stdin, cmd.WaitDelay = strings.NewReader(text), time.Second
 		_, err := cmd.Output()
 		return said(cmd, err)
 	})

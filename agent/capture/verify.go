@@ -71,6 +71,12 @@ func (m *Manager) probeTables(ctx context.Context, s *state, netns string, c Con
 	case slices.ContainsFunc(targets, func(t *target) bool { return !t.settled() }):
 		p.Why = "the rules are not as they should be: another program changed them (they come back within seconds), or kerege capture apply did not end"
 	default:
+		for _, t := range targets {
+			if ahead := t.stolen(c); len(ahead) > 0 {
+				p.Why = overtaken(ahead)
+				return p
+			}
+		}
 		p.OK = true
 	}
 	return p
