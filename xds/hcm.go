@@ -1,6 +1,8 @@
 package xds
 
 import (
+	"strings"
+	"sync"
 	"time"
 
 	accesslogv3 "github.com/envoyproxy/go-control-plane/envoy/config/accesslog/v3"
@@ -39,7 +41,7 @@ func (w *writer) connectionManager(stat string) *hcmv3.HttpConnectionManager {
 		ServerHeaderTransformation:   hcmv3.HttpConnectionManager_PASS_THROUGH,
 		UseRemoteAddress:             no(), // a sidecar is no hop: x-forwarded-for stays what it was
 		SkipXffAppend:                true,
-		InternalAddressConfig:        &hcmv3.HttpConnectionManager_InternalAddressConfig{},
+		InternalAddressConfig:        noInternalAddress,
 		GenerateRequestId:            no(),
 		PreserveExternalRequestId:    true,
 		ForwardClientCertDetails:     hcmv3.HttpConnectionManager_SANITIZE,
@@ -47,38 +49,57 @@ func (w *writer) connectionManager(stat string) *hcmv3.HttpConnectionManager {
 		MergeSlashes:                 true,
 		PathWithEscapedSlashesAction: hcmv3.HttpConnectionManager_REJECT_REQUEST,
 		StripTrailingHostDot:         true,
-		UpgradeConfigs:               []*hcmv3.HttpConnectionManager_UpgradeConfig{{UpgradeType: "websocket"}},
+		UpgradeConfigs:               upgrades,
 	}
 }
+
+var (
+	noInternalAddress = &hcmv3.HttpConnectionManager_InternalAddressConfig{}
+	upgrades          = []*hcmv3.HttpConnectionManager_UpgradeConfig{{UpgradeType: "websocket"}}
+)
 
 func (w *writer) httpFilter(name string, m proto.Message) *hcmv3.HttpFilter {
 	return &hcmv3.HttpFilter{Name: name, ConfigType: &hcmv3.HttpFilter_TypedConfig{TypedConfig: w.any(m)}}
 }
 
-func (w *writer) router() *hcmv3.HttpFilter {
+func (w *writer) router() *hcmv3.HttpFilter { return routerFilter() }
+
+var routerFilter = constant(func(w *writer) *hcmv3.HttpFilter {
 	return w.httpFilter("envoy.filters.http.router", &routerv3.Router{SuppressEnvoyHeaders: true})
-}
+})
 
 // rules is the place of a port's RBAC. Until it has come, everything is denied.
 func (w *writer) rules(p *plan.Policy) *hcmv3.HttpFilter {
-	return &hcmv3.HttpFilter{
-		Name: rbacName(p),
-		ConfigType: &hcmv3.HttpFilter_ConfigDiscovery{ConfigDiscovery: &corev3.ExtensionConfigSource{
-			ConfigSource:  adsSource(15 * time.Second),
-			DefaultConfig: w.any(denyAll()),
-			TypeUrls:      []string{w.any(&rbacfilterv3.RBAC{}).TypeUrl},
-		}},
-	}
+	return &hcmv3.HttpFilter{Name: rbacName(p), ConfigType: rulesByName()}
 }
+
+var rulesByName = constant(func(w *writer) *hcmv3.HttpFilter_ConfigDiscovery {
+	return &hcmv3.HttpFilter_ConfigDiscovery{ConfigDiscovery: &corev3.ExtensionConfigSource{
+		ConfigSource:  adsSource(15 * time.Second),
+		DefaultConfig: w.any(denyAll()),
+		TypeUrls:      []string{w.any(&rbacfilterv3.RBAC{}).TypeUrl},
+	}}
+})
 
 // strip takes away headers that only Envoys may say to each other.
 func (w *writer) strip(request, response []string, add ...*corev3.HeaderValueOption) *hcmv3.HttpFilter {
+	key := strings.Join(request, " ") + "," + strings.Join(response, " ")
+	if made, ok := strips.Load(key); ok && len(add) == 0 {
+		return made.(*hcmv3.HttpFilter)
+	}
 	m := &headermutationv3.Mutations{RequestMutations: removals(request), ResponseMutations: removals(response)}
 	for _, h := range add {
 		m.RequestMutations = append(m.RequestMutations, &mutationv3.HeaderMutation{Action: &mutationv3.HeaderMutation_Append{Append: h}})
 	}
-	return w.httpFilter("envoy.filters.http.header_mutation", &headermutationv3.HeaderMutation{Mutations: m})
+	out := w.httpFilter("envoy.filters.http.header_mutation", &headermutationv3.HeaderMutation{Mutations: m})
+	if len(add) == 0 && w.err == nil {
+		strips.Store(key, out)
+	}
+	return out
 }
+
+// strips are those that add nothing: there are three.
+var strips sync.Map
 
 func removals(prefixes []string) []*mutationv3.HeaderMutation {
 	out := make([]*mutationv3.HeaderMutation, len(prefixes))

@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
+	"sync"
 	"time"
 
 	"google.golang.org/protobuf/proto"
@@ -32,16 +33,24 @@ func (w *writer) any(m proto.Message) *anypb.Any {
 
 const urlPrefix = "type.googleapis.com/"
 
-// typeURL names a message's type; those of resources are one string for all.
+// typeURL names a message's type, by one string for all.
 func typeURL(m proto.Message) string {
-	name := string(m.ProtoReflect().Descriptor().FullName())
+	name := m.ProtoReflect().Descriptor().FullName()
+	if url, ok := typeURLs.Load(name); ok {
+		return url.(string)
+	}
+	url := urlPrefix + string(name)
 	for _, typ := range [...]string{delta.TypeEndpoints, delta.TypeCluster, delta.TypeListener, delta.TypeRoute, delta.TypeExtension, delta.TypeSecret} {
-		if typ[len(urlPrefix):] == name {
-			return typ
+		if typ == url {
+			url = typ
 		}
 	}
-	return urlPrefix + name
+	typeURLs.Store(name, url)
+	return url
 }
+
+// typeURLs holds one string for each type of message there is.
+var typeURLs sync.Map
 
 // resource hashes a message: equal bytes, equal version.
 func (w *writer) resource(name string, m proto.Message, cause mesh.Key) *delta.Resource {
@@ -54,14 +63,50 @@ func (w *writer) resource(name string, m proto.Message, cause mesh.Key) *delta.R
 	return delta.Seal(typeURL(m), name, hex.EncodeToString(sum[:16]), body, cause)
 }
 
-func u32(n uint32) *wrapperspb.UInt32Value { return wrapperspb.UInt32(n) }
+// smallNumbers and shortTimes are most of those in a plan's messages.
+var (
+	smallNumbers = constant(func(*writer) []*wrapperspb.UInt32Value {
+		all := make([]*wrapperspb.UInt32Value, 256)
+		for n := range all {
+			all[n] = wrapperspb.UInt32(uint32(n))
+		}
+		return all
+	})
+	shortTimes = constant(func(*writer) []*durationpb.Duration {
+		all := make([]*durationpb.Duration, 61)
+		for n := range all {
+			all[n] = durationpb.New(time.Duration(n) * time.Second)
+		}
+		return all
+	})
+)
 
-func yes() *wrapperspb.BoolValue { return wrapperspb.Bool(true) }
+func u32(n uint32) *wrapperspb.UInt32Value {
+	if n < 256 {
+		return smallNumbers()[n]
+	}
+	return wrapperspb.UInt32(n)
+}
 
-func no() *wrapperspb.BoolValue { return wrapperspb.Bool(false) }
+// What is the same in every plan is made and marshalled once, and shared between
+// messages: nobody changes a message after it was put into another one.
+func constant[T any](build func(*writer) T) func() T {
+	return sync.OnceValue(func() T { return build(&writer{}) })
+}
 
-func dur(d time.Duration) *durationpb.Duration { return durationpb.New(d) }
+var isTrue, isFalse = wrapperspb.Bool(true), wrapperspb.Bool(false)
+
+func yes() *wrapperspb.BoolValue { return isTrue }
+
+func no() *wrapperspb.BoolValue { return isFalse }
+
+func dur(d time.Duration) *durationpb.Duration {
+	if d >= 0 && d <= time.Minute && d%time.Second == 0 {
+		return shortTimes()[d/time.Second]
+	}
+	return durationpb.New(d)
+}
 
 // off gives Envoy's zero for a duration that is switched off or not said: where
 // Envoy reads zero as "never", so that no default of its own gets in.
-func off(d time.Duration) *durationpb.Duration { return durationpb.New(max(d, 0)) }
+func off(d time.Duration) *durationpb.Duration { return dur(max(d, 0)) }

@@ -25,6 +25,18 @@ const (
 // http2Options bounds what one HTTP/2 connection may hold, and lets WebSockets
 // through (extended CONNECT).
 func http2Options(ping bool) *corev3.Http2ProtocolOptions {
+	if ping {
+		return http2Pinging()
+	}
+	return http2Silent()
+}
+
+var (
+	http2Silent  = constant(func(*writer) *corev3.Http2ProtocolOptions { return makeHTTP2Options(false) })
+	http2Pinging = constant(func(*writer) *corev3.Http2ProtocolOptions { return makeHTTP2Options(true) })
+)
+
+func makeHTTP2Options(ping bool) *corev3.Http2ProtocolOptions {
 	out := &corev3.Http2ProtocolOptions{
 		MaxConcurrentStreams:        u32(100),
 		InitialStreamWindowSize:     u32(64 << 10),

@@ -30,7 +30,9 @@ const (
 // fixed by a golden test: Envoy takes a changed source for a new provider, and
 // waits for secrets that it already holds. It waits for ever: a listener without
 // a certificate must never open.
-func agentSDS() *corev3.ConfigSource {
+func agentSDS() *corev3.ConfigSource { return sdsOfAgent() }
+
+var sdsOfAgent = constant(func(*writer) *corev3.ConfigSource {
 	return &corev3.ConfigSource{
 		ResourceApiVersion:  corev3.ApiVersion_V3,
 		InitialFetchTimeout: dur(0),
@@ -43,7 +45,7 @@ func agentSDS() *corev3.ConfigSource {
 			SetNodeOnFirstMessageOnly: true,
 		}},
 	}
-}
+})
 
 // adsSource is the stream that everything else comes over.
 func adsSource(wait time.Duration) *corev3.ConfigSource {
@@ -59,14 +61,19 @@ func secret(name string, from *corev3.ConfigSource) *tlsv3.SdsSecretConfig {
 }
 
 func commonTLS() *tlsv3.CommonTlsContext {
-	return &tlsv3.CommonTlsContext{
-		TlsParams: &tlsv3.TlsParameters{
-			TlsMinimumProtocolVersion: tlsv3.TlsParameters_TLSv1_2,
-			TlsMaximumProtocolVersion: tlsv3.TlsParameters_TLSv1_3,
-		},
-		TlsCertificateSdsSecretConfigs: []*tlsv3.SdsSecretConfig{secret(identitySecret, agentSDS())},
-	}
+	return &tlsv3.CommonTlsContext{TlsParams: tlsVersions(), TlsCertificateSdsSecretConfigs: ownCertificate()}
 }
+
+var tlsVersions = constant(func(*writer) *tlsv3.TlsParameters {
+	return &tlsv3.TlsParameters{
+		TlsMinimumProtocolVersion: tlsv3.TlsParameters_TLSv1_2,
+		TlsMaximumProtocolVersion: tlsv3.TlsParameters_TLSv1_3,
+	}
+})
+
+var ownCertificate = constant(func(*writer) []*tlsv3.SdsSecretConfig {
+	return []*tlsv3.SdsSecretConfig{secret(identitySecret, agentSDS())}
+})
 
 // expect takes roots from the agent and the names to accept from here.
 func expect(sans ...*matcherv3.StringMatcher) *tlsv3.CommonTlsContext_CombinedValidationContext {
