@@ -14,6 +14,12 @@ import (
 	"github.com/kerege/kerege/xds/serve"
 )
 
+// peer is the node at the other end of an ADS stream, by its certificate.
+func (s *Server) peer(ctx context.Context) (string, error) {
+	node, _, err := callingNode(ctx, s.tokens)
+	return node, err
+}
+
 // identify says which proxy an ADS stream belongs to: the node by its
 // certificate, the service by the registries, and never by what the stream says.
 func (s *Server) identify(ctx context.Context, h serve.Hello) (string, error) {

@@ -37,7 +37,7 @@ func newMetrics(version string, read func(telemetry.SetGauge)) *metrics {
 	m.bytes = counter("kerege_xds_sent_bytes_total", "type", typeWords(), "Bytes of xDS messages sent to proxies, before gRPC's and TLS's own.")
 	m.nacks = counter("kerege_xds_nacks_total", "type", typeWords(), "Messages that a proxy refused; `kerege proxies` says which resource and why.")
 	m.refused = counter("kerege_xds_refused_streams_total", "reason", []string{"pending", "node", "identity"},
-		"Streams refused: too many proxies wait for their first configuration (pending), no node id (node), not the caller's proxy (identity).")
+		"Streams refused: too many proxies, of all or of one node, wait for their first configuration (pending), no node id (node), not the caller's proxy (identity).")
 	m.joins = counter("kerege_joins_total", "result", results, "Hosts that asked to join.")
 	m.signatures = counter("kerege_signatures_total", "result", results, "Certificates that nodes asked for, for themselves and their services; joins are not in it.")
 	m.convergence = m.Histogram(telemetry.Family{Name: "kerege_convergence_seconds",

@@ -94,7 +94,7 @@ func New(cfg *config.Server, opt Options) (*Server, error) {
 	s.hub.Put(mesh.Part{Source: "ca", Bundle: s.ca.Bundle()})
 	s.nodes, s.views = newNodeTable(), newViewTable(s.servers())
 	s.metrics = newMetrics(opt.Version, s.readGauges)
-	s.ads = serve.New(serve.Config{Identify: serve.IdentifyBy(s.identify), Opened: serve.OpenedBy(s.opened), Closed: s.closed, Metrics: s.metrics, Logger: s.log.Named("ads"), Now: s.now})
+	s.ads = serve.New(serve.Config{Peer: s.peer, Identify: serve.IdentifyBy(s.identify), Opened: serve.OpenedBy(s.opened), Closed: s.closed, Metrics: s.metrics, Logger: s.log.Named("ads"), Now: s.now})
 	s.converging = newConvergence(s.ads.State, s.metrics.convergence.Observe, s.now)
 	s.planner = newPlanner(s.log.Named("plan"), s.ads, s.views.update)
 	s.planner.pushed = s.converging.pushed

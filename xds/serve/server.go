@@ -18,6 +18,9 @@ import (
 
 // Config of a Server. Identify is needed; the rest has defaults.
 type Config struct {
+	// Peer says who is at the other end of a new stream, by what it proved alone:
+	// a node's name. What it refuses takes no place. Nil: nobody is told apart.
+	Peer func(ctx context.Context) (name string, err error)
 	// Identify says which proxy a new stream belongs to, from what it proved
 	// (the peer in ctx) and what it says. An error that is no gRPC status closes
 	// the stream with PermissionDenied.
@@ -36,6 +39,11 @@ type Config struct {
 	// are refused with ResourceExhausted and a hint when to come back. Default
 	// 500 a core.
 	MaxPending int
+	// MaxPendingOfPeer bounds, of them, those of one peer, so that none can take
+	// the places of all. Default an eighth of MaxPending, 16 at least.
+	MaxPendingOfPeer int
+	// HelloWithin closes a stream whose first request does not come. Default 5 s.
+	HelloWithin time.Duration
 	// RetryAfter is the hint. Default 1 s.
 	RetryAfter time.Duration
 	// AckWithin closes a stream that does not answer a message. Default 60 s.
@@ -64,6 +72,7 @@ type Server struct {
 	// proxies are those with an open stream.
 	proxies map[string]*proxy
 	pending int // streams without a set
+	peers   map[string]*party
 	serial  uint64
 	wg      sync.WaitGroup
 	done    chan struct{}
@@ -75,6 +84,12 @@ type Server struct {
 type proxy struct {
 	set     *delta.Set
 	streams map[*stream]struct{}
+}
+
+// party is what the streams of one peer share.
+type party struct {
+	streams map[*stream]struct{}
+	pending int // of them, those without a set
 }
 
 // New makes a server. It starts nothing.
@@ -91,6 +106,12 @@ func New(c Config) *Server {
 	if c.MaxPending == 0 {
 		c.MaxPending = 500 * runtime.GOMAXPROCS(0)
 	}
+	if c.MaxPendingOfPeer == 0 {
+		c.MaxPendingOfPeer = max(c.MaxPending/8, 16)
+	}
+	if c.HelloWithin == 0 {
+		c.HelloWithin = 5 * time.Second
+	}
 	if c.RetryAfter == 0 {
 		c.RetryAfter = time.Second
 	}
@@ -100,7 +121,7 @@ func New(c Config) *Server {
 	if c.AskWithin == 0 {
 		c.AskWithin = 30 * time.Second
 	}
-	return &Server{cfg: c, proxies: map[string]*proxy{}, done: make(chan struct{})}
+	return &Server{cfg: c, proxies: map[string]*proxy{}, peers: map[string]*party{}, done: make(chan struct{})}
 }
 
 // Register adds the service to a gRPC server made with ServerOptions.
@@ -117,11 +138,12 @@ func (s *Server) Set(id string, set *delta.Set) {
 	if p == nil || set == nil {
 		return
 	}
-	if p.set == nil {
-		s.pending -= len(p.streams)
-	}
+	first := p.set == nil
 	p.set = set
 	for st := range p.streams {
+		if first {
+			s.waits(st, -1)
+		}
 		st.mail.Store(set)
 		st.poke()
 	}
@@ -144,17 +166,6 @@ func (s *Server) DeltaAggregatedResources(g discovery.AggregatedDiscoveryService
 	return newStream(s, g).run()
 }
 
-// admit counts a stream in or says that it must come back later.
-func (s *Server) admit() bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.pending >= s.cfg.MaxPending {
-		return false
-	}
-	s.pending++
-	return true
-}
-
 // open puts an admitted stream that is now known to be id's into the table.
 func (s *Server) open(st *stream) {
 	s.hooks.Lock()
@@ -173,7 +184,7 @@ func (s *Server) open(st *stream) {
 	st.serial = s.serial
 	p.streams[st] = struct{}{}
 	if p.set != nil {
-		s.pending--
+		s.waits(st, -1)
 		st.mail.Store(p.set)
 	}
 	s.mu.Unlock()
@@ -188,15 +199,16 @@ func (s *Server) leave(st *stream) {
 	defer s.hooks.Unlock()
 	st.gone = true
 	s.mu.Lock()
+	s.forget(st)
 	if !st.opened {
-		s.pending--
+		s.waits(st, -1)
 		s.mu.Unlock()
 		return
 	}
 	p := s.proxies[st.id]
 	delete(p.streams, st)
 	if p.set == nil {
-		s.pending--
+		s.waits(st, -1)
 	}
 	left := len(p.streams)
 	if left == 0 {

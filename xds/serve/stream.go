@@ -10,12 +10,9 @@ import (
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	discovery "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
-	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
-	"google.golang.org/protobuf/types/known/durationpb"
 
 	"github.com/kerege/kerege/xds/delta"
 )
@@ -27,7 +24,8 @@ type stream struct {
 	server *Server
 	grpc   discovery.AggregatedDiscoveryService_DeltaAggregatedResourcesServer
 	since  time.Time
-	peer   string
+	peer   string                    // address
+	caller string                    // what Config.Peer calls it
 	mail   atomic.Pointer[delta.Set] // the latest wish
 	poked  chan struct{}
 	end    chan error // why it ends; the first reason counts
@@ -66,9 +64,16 @@ func newStream(s *Server, g discovery.AggregatedDiscoveryService_DeltaAggregated
 
 func (st *stream) run() error {
 	s := st.server
-	if !s.admit() {
+	if s.cfg.Peer != nil {
+		var err error
+		if st.caller, err = s.cfg.Peer(st.grpc.Context()); err != nil {
+			s.cfg.Metrics.StreamRefused("identity")
+			return err
+		}
+	}
+	if why := s.admit(st); why != "" {
 		s.cfg.Metrics.StreamRefused("pending")
-		return st.comeBack()
+		return st.comeBack(why)
 	}
 	s.cfg.Metrics.StreamOpened()
 	s.wg.Add(2)
@@ -84,21 +89,10 @@ func (st *stream) run() error {
 	return err
 }
 
-// comeBack refuses a stream with a hint, in both ways that clients read.
-func (st *stream) comeBack() error {
-	after := st.server.cfg.RetryAfter
-	st.grpc.SetTrailer(metadata.Pairs("grpc-retry-pushback-ms", fmt.Sprint(after.Milliseconds())))
-	e := status.New(codes.ResourceExhausted, fmt.Sprintf("too many proxies are waiting for their first configuration; try again in %s", after))
-	if d, err := e.WithDetails(&errdetails.RetryInfo{RetryDelay: durationpb.New(after)}); err == nil {
-		e = d
-	}
-	return e.Err()
-}
-
 // watch returns when the stream must end, and why; nil: the client left.
 func (st *stream) watch() error {
 	cfg := &st.server.cfg
-	timer := time.NewTimer(min(cfg.AskWithin, cfg.AckWithin))
+	timer := time.NewTimer(min(cfg.HelloWithin, cfg.AskWithin, cfg.AckWithin))
 	defer timer.Stop()
 	for {
 		select {
@@ -112,9 +106,15 @@ func (st *stream) watch() error {
 		}
 		now := cfg.Now()
 		st.mu.Lock()
-		unacked, asked := st.session.Unacked(), st.session.Asked(delta.TypeCluster)
+		unacked, asked, known := st.session.Unacked(), st.session.Asked(delta.TypeCluster), st.node != nil
 		st.mu.Unlock()
 		wait := cfg.AckWithin
+		if !known {
+			if now.Sub(st.since) >= cfg.HelloWithin {
+				return status.Errorf(codes.DeadlineExceeded, "no first request within %s of opening the stream", cfg.HelloWithin)
+			}
+			wait = min(wait, cfg.HelloWithin-now.Sub(st.since))
+		}
 		if !asked {
 			if now.Sub(st.since) >= cfg.AskWithin {
 				return status.Errorf(codes.DeadlineExceeded, "no request for clusters within %s of opening the stream", cfg.AskWithin)
