@@ -200,6 +200,7 @@ type ExplainRequest struct {
 type Explain struct {
 	Steps   []ExplainStep `json:"steps"`
 	Allowed bool          `json:"allowed"`
+	Verdict string        `json:"verdict"`       // allowed, refused, or why it reaches no instance although nobody refuses it
 	Fix     string        `json:"fix,omitempty"` // HCL that would let it through
 }
 

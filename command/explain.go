@@ -31,10 +31,11 @@ func explainCommand() Command {
 		Name:     "explain",
 		Synopsis: "What would become of one call, each step with its line of HCL",
 		Long: `Follows one call through what is applied now: the virtual address, the rule of the
-route and why it matched, the split, the instances, both identities and the
-decision, each with the file and line that says so. Nothing is sent.
+route, the split, the instances and what keeps them from callers, their identity, and
+the decision, each with the file and line that says so. Nothing is sent. Where an
+intention is missing, what would allow this call, and no more, is printed.
 
-Exits 2 when the call would be refused.`,
+Exits 2 when the call would reach no instance.`,
 		Example: "kerege explain -from web -to api -method GET -path /v1/items",
 		Flags: func(f *flag.FlagSet) {
 			s.register(f)
@@ -69,24 +70,30 @@ Exits 2 when the call would be refused.`,
 }
 
 func printExplain(c *Call, e api.Explain) {
-	var t table
+	wide := 0
 	for _, step := range e.Steps {
-		where := ""
-		if step.Where != "" {
-			where = c.paint(color.Faint, step.Where)
+		wide = max(wide, width(step.Step))
+	}
+	for i, step := range e.Steps {
+		name := step.Step
+		if i > 0 && e.Steps[i-1].Step == name {
+			name = ""
 		}
-		t.add(step.Step, plain(step.What), where)
-		for _, line := range step.List {
-			t.add("", "  "+plain(line))
+		line := fmt.Sprintf("%-*s  %s", wide, name, plain(step.What))
+		if step.Where != "" { // not in a column of its own, which the longest sentence would push off the screen
+			line += "  " + c.paint(color.Faint, step.Where)
+		}
+		fmt.Fprintln(c.out, line)
+		for _, text := range step.List {
+			fmt.Fprintf(c.out, "%-*s    %s\n", wide, "", plain(text))
 		}
 	}
-	t.print(c.out)
 	if e.Allowed {
-		fmt.Fprintln(c.out, c.paint(color.FgGreen, "\nallowed"))
+		fmt.Fprintln(c.out, c.paint(color.FgGreen, "\n"+e.Verdict))
 		return
 	}
-	fmt.Fprintln(c.out, c.paint(color.FgRed, "\nrefused"))
+	fmt.Fprintln(c.out, c.paint(color.FgRed, "\n"+e.Verdict))
 	if e.Fix != "" {
-		fmt.Fprintf(c.out, "This would let it through:\n\n%s\n", indent(strings.TrimSpace(e.Fix)))
+		fmt.Fprintf(c.out, "This would allow it:\n\n%s\n", indent(strings.TrimSpace(e.Fix)))
 	}
 }

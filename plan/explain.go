@@ -14,12 +14,13 @@ import (
 type Explanation struct {
 	Steps   []Step
 	Allowed bool   // it reaches an application that may answer it
+	Verdict string // allowed, refused, or why it reaches none although nobody refuses it
 	Fix     string // HCL that would let it through, where an intention is missing
 }
 
 // Step is one hop of a call.
 type Step struct {
-	Name string // name, listener, route, split, endpoints, identity, decision
+	Name string // request, name, listener, route, split, endpoints, identity, decision; in this order
 	What string // one sentence
 	Pos  mesh.Pos
 	List []string
@@ -32,7 +33,23 @@ func (e *Explanation) add(name, what string, pos mesh.Pos, list ...string) {
 // Explain follows one call through what the caller's proxy and the destination's
 // do, by the plans that they are given.
 func Explain(v *View, c Call) Explanation {
+	e := explain(v, c)
+	switch {
+	case e.Allowed:
+		e.Verdict = "allowed"
+	case e.Verdict == "":
+		e.Verdict = "refused"
+	}
+	return e
+}
+
+func explain(v *View, c Call) Explanation {
 	var e Explanation
+	if v.Service(c.From) == nil {
+		e.add("request", asked(c)+" Nobody knows a service "+strconv.Quote(string(c.From))+".", mesh.Pos{})
+	} else {
+		e.add("request", asked(c), mesh.Pos{})
+	}
 	svc := v.Service(c.To)
 	if svc == nil {
 		e.add("name", strconv.Quote(string(c.To))+" is no service of the mesh: it has no block, no instance and no intention.", mesh.Pos{})
@@ -50,8 +67,9 @@ func Explain(v *View, c Call) Explanation {
 	up := proxy.upstream(c.To, port.Number)
 	if up == nil {
 		e.add("listener", fmt.Sprintf("The proxy of %s is not told of %s, since no intention names it: the call meets the catch-all, which answers 403.", c.From, c.To), mesh.Pos{})
-		e.Fix = allowBlock(c.From, c.To)
-		e.add("decision", policy.Decide(v.Intentions(c.To), svc.DefaultIntention, request(v, c, port, c.To, c.Path)).Reason+".", mesh.Pos{})
+		d := policy.Decide(v.Intentions(c.To), svc.DefaultIntention, request(v, c, port, c.To, c.Path))
+		e.Fix = allowing(v, c, svc, port, c.Path)
+		e.add("decision", d.Reason+".", d.Pos)
 		return e
 	}
 	e.add("name", fmt.Sprintf("%s.mesh has the virtual address %s, port %d.", c.To, addresses(up), port.Number), svc.Pos)
@@ -87,9 +105,11 @@ func (e *Explanation) follow(v *View, c Call, svc *mesh.Service, port mesh.Port,
 		}
 		switch {
 		case rule.Redirect != nil:
+			e.Verdict = "answered by the proxy of the caller"
 			e.add("split", fmt.Sprintf("It is answered with a redirect, code %d, and goes to nobody.", rule.Redirect.Code), rule.Pos)
 			return
 		case rule.Respond != nil:
+			e.Verdict = "answered by the proxy of the caller"
 			e.add("split", fmt.Sprintf("It is answered %d by the caller's proxy and goes to nobody.", rule.Respond.Status), rule.Pos)
 			return
 		}
@@ -99,15 +119,36 @@ func (e *Explanation) follow(v *View, c Call, svc *mesh.Service, port mesh.Port,
 		}
 	}
 	e.Allowed = true
-	var dests []mesh.ServiceName
+	var clusters []*Cluster
 	for _, w := range to {
 		i := slices.IndexFunc(up.Clusters, func(c *Cluster) bool { return c.Name == w.Cluster })
-		e.cluster(v, up.Clusters[i], w.Weight)
-		if !slices.Contains(dests, up.Clusters[i].Service) {
-			dests = append(dests, up.Clusters[i].Service)
-			e.decide(v, c, up.Clusters[i], path)
+		clusters = append(clusters, up.Clusters[i])
+		e.add("split", fmt.Sprintf("%s takes %s %%.", w.Cluster, strconv.FormatFloat(float64(w.Weight)/100, 'f', -1, 64)), mesh.Pos{})
+	}
+	for _, cl := range clusters {
+		e.cluster(v, cl)
+	}
+	denied := false
+	var dests []mesh.ServiceName
+	for _, cl := range clusters {
+		if !slices.Contains(dests, cl.Service) {
+			dests = append(dests, cl.Service)
+			denied = !e.decide(v, c, cl, path) || denied
 		}
 	}
+	if empty := without(clusters); len(empty) > 0 && !denied {
+		e.Verdict = "allowed, and answered with 503: no endpoint of " + strings.Join(empty, ", ")
+	}
+}
+
+// without lists the clusters that have no endpoint.
+func without(clusters []*Cluster) (names []string) {
+	for _, cl := range clusters {
+		if len(cl.Endpoints.Groups) == 0 {
+			names = append(names, cl.Name)
+		}
+	}
+	return names
 }
 
 // pickRule is the first rule that a call meets; the last one always is.
@@ -120,9 +161,9 @@ func pickRule(r *Routes, c Call) (*RouteRule, *mesh.Match) {
 	return &RouteRule{}, &mesh.Match{}
 }
 
-func (e *Explanation) cluster(v *View, cl *Cluster, weight uint32) {
-	e.add("split", fmt.Sprintf("%s takes %s %%.", cl.Name, strconv.FormatFloat(float64(weight)/100, 'f', -1, 64)), mesh.Pos{})
+func (e *Explanation) cluster(v *View, cl *Cluster) {
 	var list []string
+	n := 0
 	for _, g := range cl.Endpoints.Groups {
 		for _, ep := range g.Endpoints {
 			how := "plaintext"
@@ -130,12 +171,15 @@ func (e *Explanation) cluster(v *View, cl *Cluster, weight uint32) {
 				how = "mTLS"
 			}
 			list = append(list, fmt.Sprintf("%s %s, weight %d, %s", ep.Addr, healthWord(ep.Health), ep.Weight, how))
+			n++
 		}
 	}
 	for _, h := range HeldOf(v.snap, cl.Service) {
-		list = append(list, fmt.Sprintf("%s held: %s", h.Instance.Addr, h.Reason))
+		if inSubset(v.Service(cl.Service), cl.Subset, h.Instance) {
+			list = append(list, fmt.Sprintf("%s held: %s", h.Instance.Addr, h.Reason))
+		}
 	}
-	e.add("endpoints", fmt.Sprintf("%s has %s.", cl.Name, endpoints(len(list)-len(HeldOf(v.snap, cl.Service)))), mesh.Pos{}, list...)
+	e.add("endpoints", fmt.Sprintf("%s has %s.", cl.Name, endpoints(n)), mesh.Pos{}, list...)
 	if len(cl.Endpoints.Groups) == 0 {
 		e.Allowed = false
 	}
@@ -146,7 +190,8 @@ func (e *Explanation) cluster(v *View, cl *Cluster, weight uint32) {
 	e.add("identity", "The instance must show "+cl.Identity.String()+".", mesh.Pos{})
 }
 
-func (e *Explanation) decide(v *View, c Call, cl *Cluster, path string) {
+// decide asks the intentions of a target, and gives their answer.
+func (e *Explanation) decide(v *View, c Call, cl *Cluster, path string) bool {
 	dest := v.Service(cl.Service)
 	port := dest.Ports[slices.IndexFunc(dest.Ports, func(p mesh.Port) bool { return p.Number == cl.Port })]
 	d := policy.Decide(v.Intentions(cl.Service), dest.DefaultIntention, request(v, c, port, cl.Service, path))
@@ -155,9 +200,10 @@ func (e *Explanation) decide(v *View, c Call, cl *Cluster, path string) {
 	if !d.Allowed {
 		e.Allowed = false
 		if d.Pos == (mesh.Pos{}) && e.Fix == "" {
-			e.Fix = allowBlock(c.From, cl.Service)
+			e.Fix = allowing(v, c, dest, port, path)
 		}
 	}
+	return d.Allowed
 }
 
 func request(v *View, c Call, port mesh.Port, to mesh.ServiceName, path string) policy.Request {
@@ -169,10 +215,6 @@ func request(v *View, c Call, port mesh.Port, to mesh.ServiceName, path string) 
 
 func speaksHTTP(port mesh.Port, c Call) bool {
 	return isHTTP(port.Protocol) || port.Protocol == mesh.ProtocolUnknown && (c.Method != "" || c.Path != "")
-}
-
-func allowBlock(from, to mesh.ServiceName) string {
-	return fmt.Sprintf("intention %q {\n  allow { from = [%q] }\n}\n", to, from)
 }
 
 func addresses(up *UpstreamPort) string {

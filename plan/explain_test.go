@@ -16,7 +16,7 @@ func told(e Explanation) string {
 			fmt.Fprintf(&b, "  %s\n", l)
 		}
 	}
-	fmt.Fprintf(&b, "allowed %v\n%s", e.Allowed, e.Fix)
+	fmt.Fprintf(&b, "allowed %v: %s\n%s", e.Allowed, e.Verdict, e.Fix)
 	return b.String()
 }
 
@@ -36,10 +36,11 @@ func TestExplain(t *testing.T) {
 			[]string{`route: The rule "gold" of the route "api". [r.hcl:2]`, "split: api.v1:8080 takes 90 %.", "split: api.v2:8080 takes 10 %.", "  10.0.0.1:8080 healthy, weight 1, mTLS",
 				`decision: api: allowed by an allow block of the intention "api". [i.hcl:2]`, "spiffe://kerege.local/svc/api"}},
 		{Call{From: "web", To: "api", Method: "GET", Path: "/v1/x"}, true, []string{`route: No rule of a route "api" speaks of the call`, "split: api:8080 takes 100 %."}},
-		{Call{From: "web", To: "api", Method: "GET", Path: "/tea"}, false, []string{"answered 418"}},
-		{Call{From: "web", To: "api", Method: "GET", Path: "/users/7"}, false, []string{"The path becomes /7", "users:7000 takes 100 %", "decision: users: denied by default", `intention "users" {`}},
+		{Call{From: "web", To: "api", Method: "GET", Path: "/tea"}, false, []string{"answered 418", "allowed false: answered by the proxy of the caller"}},
+		{Call{From: "web", To: "api", Method: "GET", Path: "/users/7"}, false, []string{"allowed false: refused", "The path becomes /7", "users:7000 takes 100 %", "decision: users: denied by default", `intention "users" {`}},
 		{Call{From: "users", To: "api", Method: "GET", Path: "/"}, false, []string{"the catch-all, which answers 403", `allow { from = ["users"] }`}},
 		{Call{From: "web", To: "ghost"}, false, []string{"is no service of the mesh"}},
+		{Call{From: "wbe", To: "api", Method: "GET", Path: "/"}, false, []string{`Nobody knows a service "wbe".`}},
 		{Call{From: "web", To: "api", Port: "9"}, false, []string{`api has no port "9"`}},
 	} {
 		e := Explain(NewView(snap), c.call)

@@ -19,7 +19,7 @@ func explain(snap *mesh.Snapshot, req api.ExplainRequest) (api.Explain, error) {
 		From: mesh.ServiceName(req.From), To: mesh.ServiceName(req.To), Port: req.Port,
 		Method: req.Method, Path: req.Path, Headers: req.Headers,
 	})
-	out := api.Explain{Allowed: e.Allowed, Fix: e.Fix, Steps: []api.ExplainStep{}}
+	out := api.Explain{Allowed: e.Allowed, Verdict: e.Verdict, Fix: e.Fix, Steps: []api.ExplainStep{}}
 	for _, s := range e.Steps {
 		out.Steps = append(out.Steps, api.ExplainStep{Step: s.Name, What: s.What, Where: where(s.Pos), List: s.List})
 	}
