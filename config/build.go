@@ -57,7 +57,7 @@ func (b *builder) sort() {
 }
 
 func (b *builder) tuning(n *node) mesh.Tuning {
-	t := mesh.Tuning{Protocol: mesh.Protocol(n.text("protocol")), Timeout: n.time("timeout"), IdleTimeout: n.time("idle_timeout"), Retry: b.retry(n)}
+	t := mesh.Tuning{Protocol: mesh.Protocol(n.text("protocol")), Timeout: n.time("timeout"), IdleTimeout: n.time("idle_timeout"), Retry: b.retry(n), DialedDirectly: n.flagPtr("dialed_directly")}
 	if x := n.block("balance"); x != nil {
 		t.Balance = b.balance(x)
 	}

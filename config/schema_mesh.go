@@ -32,6 +32,7 @@ func tuningAttrs() []*attr {
 		{name: "idle_timeout", typ: durationOrNone, def: `"5m"`, doc: "Longest time without a byte in either direction."},
 		{name: "nodes", typ: nodes, def: "wherever a registry says", doc: "The hosts on which its instances may be. With nodes or jobs, what a registry places elsewhere is held back and its host is not given the service's identity."},
 		{name: "jobs", typ: jobs, def: "none beside nodes", doc: "The Nomad jobs in which its instances may be, besides those on nodes. A job's name is its namespace's: name that in the source block where the server reads several."},
+		{name: "dialed_directly", typ: boolean, def: "false", doc: "Whether callers whose traffic is captured may also dial an instance's own address, as programs do that balance by themselves: they get that instance, by mTLS where it is in the mesh. An instance is then one listener more in every caller's proxy."},
 	}
 }
 

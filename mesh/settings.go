@@ -26,6 +26,9 @@ type Tuning struct {
 	Limits      *Limits
 	Outlier     *Outlier
 	Places      *Places // where its instances may be; nil: wherever a registry says
+	// DialedDirectly: callers may dial the instances' own addresses, too, and each
+	// then gets that very instance.
+	DialedDirectly *bool
 }
 
 // Defaults is one defaults block. Label is "*", a prefix pattern such as

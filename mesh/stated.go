@@ -140,9 +140,11 @@ func (t Tuning) resolve(name ServiceName, fromRegistry Protocol, defaults []*Def
 		first(&t.Limits, d.Limits)
 		first(&t.Outlier, d.Outlier)
 		first(&t.Places, d.Places)
+		first(&t.DialedDirectly, d.DialedDirectly)
 	}
 	fill(&t.Timeout, DefaultTimeout)
 	fill(&t.IdleTimeout, DefaultIdleTimeout)
+	fill(&t.DialedDirectly, false)
 	t.Retry, t.Balance = t.Retry.Filled(), t.Balance.Filled()
 	t.Limits, t.Outlier = t.Limits.Filled(), t.Outlier.Filled()
 	return t

@@ -227,6 +227,9 @@ func pieces(p *Proxy) map[string]any {
 			if port.Route != nil {
 				m["route "+name] = port.Route
 			}
+			for _, d := range port.Direct {
+				m["listener direct/"+d.Addr.String()] = []any{name, port.Protocol, port.Idle, d}
+			}
 			for _, cl := range port.Clusters {
 				c := *cl
 				c.Endpoints = nil

@@ -74,8 +74,27 @@ func explain(v *View, c Call) Explanation {
 	}
 	e.add("name", fmt.Sprintf("%s.mesh has the virtual address %s, port %d.", c.To, addresses(up), port.Number), svc.Pos)
 	e.add("listener", fmt.Sprintf("The proxy of %s listens for upstream/%s:%d, protocol %s.", c.From, c.To, port.Number, spoken(port.Protocol)), port.Pos)
+	e.direct(up)
 	e.follow(v, c, svc, port, up)
 	return e
+}
+
+// direct tells of the instances that may be dialed at their own addresses.
+func (e *Explanation) direct(up *UpstreamPort) {
+	var list []string
+	for _, d := range up.Direct {
+		how := "plaintext"
+		switch {
+		case d.In:
+			how = "mTLS"
+		case d.Held:
+			how = "held: refused"
+		}
+		list = append(list, d.Addr.String()+", "+how)
+	}
+	if len(list) > 0 {
+		e.add("listener", "A program that dials an instance's own address gets that instance: no route, split or retry, and the same decision.", mesh.Pos{}, list...)
+	}
 }
 
 func (p *Proxy) upstream(name mesh.ServiceName, port uint16) *UpstreamPort {

@@ -107,6 +107,7 @@ type UpstreamPort struct {
 	// target elsewhere makes one cluster part of two upstreams; it is then the same pointer.
 	Clusters []*Cluster
 	Idle     time.Duration // mesh.None: none
+	Direct   []Direct      // sorted by address; none unless the service is dialed directly
 }
 
 // Weighted is a share of the calls.

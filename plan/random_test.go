@@ -72,6 +72,9 @@ func drawTuning(t *rapid.T) mesh.Tuning {
 	if chance(t, 30, "timeout") {
 		tn.Timeout = new(time.Duration(rapid.IntRange(1, 3).Draw(t, "seconds")) * time.Second)
 	}
+	if chance(t, 30, "direct") {
+		tn.DialedDirectly = new(rapid.Bool().Draw(t, "dialed"))
+	}
 	if chance(t, 30, "retry") {
 		tn.Retry = &mesh.Retry{Times: new(rapid.IntRange(0, 3).Draw(t, "times"))}
 	}

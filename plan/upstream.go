@@ -31,7 +31,11 @@ func compileUpstream(v *View, u units, name, caller mesh.ServiceName) (upstreamU
 	}
 	r := &router{v: v, units: u, svc: svc, route: v.Route(name), caller: caller}
 	out := &Upstream{Service: name, Cause: mesh.Key{Kind: mesh.KindService, Name: string(name)}}
-	for _, port := range svc.Ports {
+	var direct [][]Direct
+	if svc.DialedDirectly != nil && *svc.DialedDirectly {
+		direct = directs(svc, v.Instances(name))
+	}
+	for i, port := range svc.Ports {
 		p := UpstreamPort{Number: port.Number, Name: port.Name, Protocol: port.Protocol, Idle: *svc.IdleTimeout}
 		for _, a := range []netip.Addr{svc.VIP4, svc.VIP6} {
 			if a.IsValid() {
@@ -45,6 +49,9 @@ func compileUpstream(v *View, u units, name, caller mesh.ServiceName) (upstreamU
 			p.TCP = r.tcp(port)
 		}
 		p.Clusters = r.clusters(port)
+		if direct != nil {
+			p.Direct = direct[i]
+		}
 		out.Ports = append(out.Ports, p)
 	}
 	r.check()

@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -54,7 +55,10 @@ for t in iptables ip6tables; do
   $t -t nat -A OUTPUT -p tcp -j REDIRECT --to-ports 15001
 done
 # What the node dials at its own address goes out by lo; seen from the rules it is d0's.
-iptables -t nat -I OUTPUT 1 -p tcp -d 10.98.0.1 --dport 9000 -m owner --uid-owner 0 -j REDIRECT --to-ports 15001
+for port in 9000 8080; do
+  iptables -t nat -I OUTPUT 1 -p tcp -d 10.98.0.1 --dport $port -m owner --uid-owner 0 -j REDIRECT --to-ports 15001
+  ip6tables -t nat -I OUTPUT 1 -p tcp -d fd98::1 --dport $port -m owner --uid-owner 0 -j REDIRECT --to-ports 15001
+done
 `)
 	ca := newTestCA(t)
 	var calls atomic.Int64
@@ -128,6 +132,7 @@ iptables -t nat -I OUTPUT 1 -p tcp -d 10.98.0.1 --dport 9000 -m owner --uid-owne
 		t.Error("the inbound capture port answers by itself")
 	}
 
+	directly(t, out, webEnvoy, page)
 	out.Outside.Mode = mesh.OutboundAny
 	webEnvoy.apply(t, out)
 	eventually(t, 5*time.Second, func() error {
@@ -143,6 +148,46 @@ iptables -t nat -I OUTPUT 1 -p tcp -d 10.98.0.1 --dport 9000 -m owner --uid-owne
 	}
 	apiEnvoy.clean(t)
 	webEnvoy.clean(t)
+}
+
+// directly dials the instance's own address: closed to whom the mesh knows
+// nothing of, by mTLS where the plan says so, held where it says that.
+func directly(t *testing.T, out *plan.Proxy, webEnvoy *runningEnvoy, page func(string) (int, string)) {
+	const url = "http://10.98.0.1:8080/direct"
+	if code, body := page(url); code != 502 || !strings.Contains(body, "outbound") {
+		t.Errorf("not dialed directly: %d %s", code, body)
+	}
+	clone := *out.Outbound[0]
+	clone.Ports = slices.Clone(clone.Ports)
+	was := out.Outbound
+	for _, protocol := range []mesh.Protocol{mesh.ProtocolHTTP, mesh.ProtocolUnknown} {
+		for _, in := range []bool{true, false} {
+			next := clone
+			next.Ports = slices.Clone(clone.Ports)
+			next.Ports[0].Protocol, next.Ports[0].TCP = protocol, []plan.Weighted{{Cluster: "api:8080", Weight: 1}}
+			next.Ports[0].Direct = []plan.Direct{{Addr: netip.MustParseAddrPort("10.98.0.1:8080"), In: in, Held: !in}, {Addr: netip.MustParseAddrPort("[fd98::1]:8080"), In: in, Held: !in}}
+			out.Outbound = []*plan.Upstream{&next}
+			webEnvoy.apply(t, out)
+			for _, u := range []string{url, strings.Replace(url, "10.98.0.1", "[fd98::1]", 1)} {
+				eventually(t, 5*time.Second, func() error {
+					code, body := page(u)
+					if in && code == 200 && strings.Contains(body, `xfcc=["URI=spiffe://test.example/svc/web"]`) && strings.Contains(body, "/direct host=") ||
+						!in && code == 503 && strings.Contains(body, "is held back") {
+						return nil
+					}
+					return fmt.Errorf("%s %s, in %v: %d %s", protocol, u, in, code, body)
+				})
+			}
+		}
+	}
+	out.Outbound = was
+	webEnvoy.apply(t, out)
+	eventually(t, 5*time.Second, func() error {
+		if code, body := page(url); code != 502 {
+			return fmt.Errorf("no more dialed directly: %d %s", code, body)
+		}
+		return nil
+	})
 }
 
 func sh(t *testing.T, script string) {

@@ -55,7 +55,27 @@ func cases() map[string]*plan.Proxy {
 	}
 	none := testProxy("lonely", nil)
 	none.Node.NoIPv6 = true
-	return map[string]*plan.Proxy{"capture": any, "explicit": explicit, "lonely": none, "routes": testProxy("web", nil, routed()), "tcp": tcpCase()}
+	return map[string]*plan.Proxy{"capture": any, "explicit": explicit, "lonely": none, "routes": testProxy("web", nil, routed()), "tcp": tcpCase(), "direct": directCase()}
+}
+
+// directCase is services whose instances are dialed at their own addresses.
+func directCase() *plan.Proxy {
+	here := []plan.Direct{{Addr: at("10.0.0.1:8080"), In: true}, {Addr: at("10.0.0.2:8080"), Held: true}}
+	var list []*plan.Upstream
+	for i, protocol := range []mesh.Protocol{mesh.ProtocolHTTP, mesh.ProtocolTCP, mesh.ProtocolUnknown} {
+		u := testUpstream([]string{"api", "db", "maybe"}[i], uint16(8080+i), protocol, at("10.0.0.1:8080"))
+		for _, d := range here {
+			u.Ports[0].Direct = append(u.Ports[0].Direct, plan.Direct{Addr: netip.AddrPortFrom(d.Addr.Addr(), uint16(8080+i)), In: d.In, Held: d.Held})
+		}
+		u.Ports[0].Virtual = nil
+		list = append(list, u)
+	}
+	mixed := testUpstream("mixed", 8090, mesh.ProtocolUnknown, at("10.0.0.1:8090"))
+	mixed.Ports[0].Clusters[0].MTLS = mesh.MTLSPermissive
+	mixed.Ports[0].Direct = []plan.Direct{{Addr: at("10.0.0.3:8090")}, {Addr: at("[fd00::1]:8090"), In: true}}
+	p := testProxy("web", nil, append(list, mixed)...)
+	p.Node.InboundPort = 0
+	return p
 }
 
 func tcpCase() *plan.Proxy {

@@ -155,16 +155,7 @@ func (w *writer) upstreamTCP(p *plan.UpstreamPort, name string) *listenerv3.Filt
 	out := &listenerv3.FilterChain{Name: "tcp", FilterChainMatch: &listenerv3.FilterChainMatch{}}
 	if p.Protocol == mesh.ProtocolUnknown {
 		// The cluster offers HTTP's ALPN; this connection is something else.
-		out.Filters = append(out.Filters, w.networkFilter("envoy.filters.network.set_filter_state", &setfilterstatev3.Config{
-			OnNewConnection: []*filterstatev3.FilterStateValue{{
-				Key: &filterstatev3.FilterStateValue_ObjectKey{ObjectKey: "envoy.network.application_protocols"},
-				Value: &filterstatev3.FilterStateValue_FormatString{FormatString: &corev3.SubstitutionFormatString{
-					Format: &corev3.SubstitutionFormatString_TextFormatSource{TextFormatSource: &corev3.DataSource{
-						Specifier: &corev3.DataSource_InlineString{InlineString: alpnTCP},
-					}},
-				}},
-			}},
-		}))
+		out.Filters = append(out.Filters, w.notHTTP())
 	}
 	if proxy.ClusterSpecifier != nil {
 		out.Filters = append(out.Filters, w.networkFilter("envoy.filters.network.tcp_proxy", proxy))
@@ -172,6 +163,20 @@ func (w *writer) upstreamTCP(p *plan.UpstreamPort, name string) *listenerv3.Filt
 		out.Filters = nil // nowhere to go: closed
 	}
 	return out
+}
+
+// notHTTP offers the other ALPN for one connection, where the cluster offers HTTP's.
+func (w *writer) notHTTP() *listenerv3.Filter {
+	return w.networkFilter("envoy.filters.network.set_filter_state", &setfilterstatev3.Config{
+		OnNewConnection: []*filterstatev3.FilterStateValue{{
+			Key: &filterstatev3.FilterStateValue_ObjectKey{ObjectKey: "envoy.network.application_protocols"},
+			Value: &filterstatev3.FilterStateValue_FormatString{FormatString: &corev3.SubstitutionFormatString{
+				Format: &corev3.SubstitutionFormatString_TextFormatSource{TextFormatSource: &corev3.DataSource{
+					Specifier: &corev3.DataSource_InlineString{InlineString: alpnTCP},
+				}},
+			}},
+		}},
+	})
 }
 
 func (w *writer) tcpProxy(stat, cluster string, idle time.Duration) *listenerv3.Filter {

@@ -232,6 +232,9 @@ func (t *Translator) upstreamGroup(u *plan.Upstream, captured bool) (*delta.Grou
 			l.BindToPort = wrapperspb.Bool(false)
 			out = append(out, w.resource(l.Name, l, u.Cause))
 		}
+		if captured {
+			out = append(out, w.direct(u, p)...)
+		}
 	}
 	if w.err != nil {
 		return nil, fmt.Errorf("translating %s: %w", u.Service, w.err)
