@@ -132,20 +132,21 @@ func (t *turn) additions(k *kind) *Message {
 		switch {
 		case !k.covers(it) && !it.forced:
 			stay = false
-		case want != nil && (it.forced || want.Version != it.sent.version):
+		case want != nil && (it.forced || want.Version != it.sent.version()):
 			if full || it.probing && !it.forced || paced && !it.forced || k.covers(it) && t.gated(k, it, want) {
 				break
 			}
 			send = append(send, it)
-		case want == nil && it.sent.version == "" && it.forced:
+		case want == nil && it.sent.version() == "" && it.forced:
 			if !full {
 				absent = append(absent, it)
 			}
-		case want == nil && it.want == nil && it.sent.version != "":
-			it.gated = time.Time{} // removals look at it
+		case want == nil && it.want == nil && it.sent.version() != "":
+			it.ungate() // removals look at it
 		default:
-			stay, it.forced, it.gated = false, false, time.Time{}
-			if it.want == nil || it.want.Version == it.acked.version {
+			stay, it.forced = false, false
+			it.ungate()
+			if it.want == nil || it.want.Version == it.acked.version() {
 				k.setNack(it, nil)
 			}
 		}
@@ -157,7 +158,9 @@ func (t *turn) additions(k *kind) *Message {
 		}
 	}
 	clear(k.todo[len(keep):])
-	k.todo = keep
+	if k.todo = keep; len(keep) == 0 && cap(keep) > 16 {
+		k.todo = nil // the room of a first answer is not needed again
+	}
 	if len(send) == 0 && len(absent) == 0 && (!k.answer || len(keep) > 0) {
 		return nil
 	}
@@ -168,13 +171,14 @@ func (t *turn) additions(k *kind) *Message {
 // for the gate at most until they are accepted, and always until they are sent.
 func (t *turn) gated(k *kind, it *item, r *Resource) bool {
 	if k.url != TypeListener && k.url != TypeRoute || t.clusters(r, t.clusterReady) {
-		it.gated = time.Time{}
+		it.ungate()
 		return false
 	}
-	if it.gated.IsZero() {
-		it.gated = t.now
+	sn := it.snag()
+	if sn.gated.IsZero() {
+		sn.gated = t.now
 	}
-	until := it.gated.Add(t.opts.Gate)
+	until := sn.gated.Add(t.opts.Gate)
 	if t.now.Before(until) {
 		t.at(until)
 		t.slow = true
@@ -218,10 +222,10 @@ func (t *turn) clusterReady(name string) bool {
 		return true
 	}
 	want := t.target(it)
-	if it.acked.version == "" || it.sent.version != it.acked.version || want != nil && want.Version != it.sent.version {
+	if it.acked.version() == "" || it.sent.version() != it.acked.version() || want != nil && want.Version != it.sent.version() {
 		return false
 	}
-	if e := eds.items[name]; eds.asked && e != nil && e.want != nil && e.acked.version == "" {
+	if e := eds.items[name]; eds.asked && e != nil && e.want != nil && e.acked.version() == "" {
 		return false
 	}
 	return true
@@ -231,7 +235,7 @@ func (t *turn) clusterReady(name string) bool {
 func (t *turn) clusterSent(name string) bool {
 	cds := t.kinds[TypeCluster]
 	it := cds.items[name]
-	return !cds.asked || it == nil || !cds.covers(it) || it.sent.version != "" || t.target(it) == nil
+	return !cds.asked || it == nil || !cds.covers(it) || it.sent.version() != "" || t.target(it) == nil
 }
 
 // probes sends a part of a refused message alone, to find the guilty one.
@@ -250,7 +254,7 @@ func (t *turn) probes(k *kind) *Message {
 		var send []*item
 		for _, it := range k.probes[0] {
 			it.probing = false
-			if want := t.target(it); k.covers(it) && want != nil && want.Version != it.sent.version {
+			if want := t.target(it); k.covers(it) && want != nil && want.Version != it.sent.version() {
 				if t.gated(k, it, want) {
 					k.queue(it)
 					continue
@@ -275,7 +279,7 @@ func (t *turn) removals(k *kind) *Message {
 	}
 	var gone []*item
 	for _, it := range k.todo {
-		if it.want != nil || it.sent.version == "" || !k.covers(it) {
+		if it.want != nil || it.sent.version() == "" || !k.covers(it) {
 			continue
 		}
 		if t.now.Before(t.settle) {
@@ -319,10 +323,10 @@ func (t *turn) named(k *kind, it *item) bool {
 // client knows may name anything until it is replaced; what cannot be replaced,
 // because the client refused the next one, counts for the gate.
 func (t *turn) hold(url string, it *item, h have) {
-	if h.version == "" {
+	if h.version() == "" {
 		return
 	}
-	if h.res == nil {
+	if h.res() == nil {
 		if it.want != nil && t.target(it) == nil {
 			if !t.now.Before(t.known) {
 				return
@@ -334,7 +338,7 @@ func (t *turn) hold(url string, it *item, h have) {
 		}
 		return
 	}
-	for _, ref := range h.res.Refs() {
+	for _, ref := range h.res().Refs() {
 		t.held[ref] = true
 	}
 }
@@ -357,7 +361,8 @@ func (t *turn) message(k *kind, send, gone []*item) *Message {
 		size += n
 		m.Resources = append(m.Resources, r)
 		f.entries = append(f.entries, entry{it: it, what: holding(r), prev: it.acked, epoch: it.epoch})
-		it.sent, it.forced, it.gated = holding(r), false, time.Time{}
+		it.sent, it.forced = holding(r), false
+		it.ungate()
 		if k.url == TypeCluster {
 			t.follow(r)
 		}

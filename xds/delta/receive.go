@@ -104,7 +104,8 @@ func (k *kind) unsubscribe(name string) {
 
 // forget drops all that was known of the client's copy.
 func (k *kind) forget(it *item) {
-	it.sent, it.acked, it.forced, it.gated = have{}, have{}, false, time.Time{}
+	it.sent, it.acked, it.forced = have{}, have{}, false
+	it.ungate()
 	k.setNack(it, nil)
 	it.epoch++
 	k.drop(it)
@@ -113,7 +114,7 @@ func (k *kind) forget(it *item) {
 // drop deletes an item that neither side speaks of. The list of things to do
 // may still have it, with nothing to do.
 func (k *kind) drop(it *item) {
-	if it.want == nil && !it.sub && it.sent.version == "" && it.acked.version == "" && k.items[it.name] == it {
+	if it.want == nil && !it.sub && it.sent.version() == "" && it.acked.version() == "" && k.items[it.name] == it {
 		k.setNack(it, nil)
 		delete(k.items, it.name)
 	}
@@ -127,9 +128,9 @@ func (s *Session) reconnected(now time.Time, k *kind, initial map[string]string)
 			continue
 		}
 		it = k.item(name)
-		h := have{version: version}
+		h := heard(version)
 		if it.want != nil && it.want.Version == version {
-			h.res = it.want
+			h = holding(it.want)
 		}
 		it.sent, it.acked = h, h
 		k.queue(it)
@@ -171,7 +172,7 @@ func (k *kind) accept(e entry) {
 		return
 	}
 	it.acked = e.what
-	if it.nack != nil && e.what.version != it.nack.Version && e.what.version != e.prev.version {
+	if n := it.nack(); n != nil && e.what.version() != n.Version && e.what.version() != e.prev.version() {
 		k.setNack(it, nil)
 	}
 	k.queue(it)
@@ -181,7 +182,7 @@ func (k *kind) accept(e entry) {
 func (s *Session) nacked(now time.Time, k *kind, f *flight, words string) {
 	var adds []entry
 	for _, e := range f.entries {
-		if e.what.version == "" {
+		if e.what.version() == "" {
 			k.accept(e) // there is no way to refuse a removal
 			continue
 		}
@@ -191,7 +192,7 @@ func (s *Session) nacked(now time.Time, k *kind, f *flight, words string) {
 		if f.late {
 			e.it.acked = e.prev
 		}
-		if e.it.sent.version == e.what.version {
+		if e.it.sent.version() == e.what.version() {
 			e.it.sent = e.it.acked
 		}
 		adds = append(adds, e)
@@ -219,17 +220,18 @@ func (k *kind) probe(part []entry) {
 
 func (s *Session) refuse(now time.Time, k *kind, e entry, words string) {
 	it := e.it
-	if it.acked.version == e.what.version {
+	if it.acked.version() == e.what.version() {
 		// It takes back what it, or whoever spoke for it, had accepted.
 		it.acked, it.sent = have{}, have{}
 	}
-	it.bad = append(it.bad, e.what.version)
-	if len(it.bad) > 64 {
-		it.bad = it.bad[1:]
+	sn := it.snag()
+	sn.bad = append(sn.bad, e.what.version())
+	if len(sn.bad) > 64 {
+		sn.bad = sn.bad[1:]
 	}
-	n := Nack{Type: k.url, Name: it.name, Version: e.what.version, Held: it.acked.version, Words: words, At: now}
-	if e.what.res != nil {
-		n.Cause, n.Resource = e.what.res.Cause, e.what.res
+	n := Nack{Type: k.url, Name: it.name, Version: e.what.version(), Held: it.acked.version(), Words: words, At: now}
+	if r := e.what.res(); r != nil {
+		n.Cause, n.Resource = r.Cause, r
 	}
 	k.setNack(it, &n)
 	k.log.nacks++

@@ -67,34 +67,78 @@ type kind struct {
 	log    history
 }
 
-// item is one name of a type: what should be, against what the client has.
+// item is one name of a type: what should be, against what the client has. A
+// stream has one for each of its resources, so it is kept small.
 type item struct {
 	name    string
 	want    *Resource
-	sent    have // the last thing sent; what the client has once it acknowledges
-	acked   have // what it is known to have accepted
-	sub     bool // subscribed by name
-	forced  bool // owed an answer, whatever it holds
-	queued  bool // in todo
-	probing bool // in probes
-	gated   time.Time
-	bad     []string // versions that it refused
-	nack    *Nack
-	epoch   int // counts the times that the client dropped it
+	sent    have   // the last thing sent; what the client has once it acknowledges
+	acked   have   // what it is known to have accepted
+	trouble *snag  // nil for most
+	epoch   uint32 // counts the times that the client dropped it
+	sub     bool   // subscribed by name
+	forced  bool   // owed an answer, whatever it holds
+	queued  bool   // in todo
+	probing bool   // in probes
 }
 
-// have is a version that a client holds, "" for none. The resource is nil when
-// only the client knows it (after a reconnect).
-type have struct {
-	version string
-	res     *Resource
+// snag is what only an item has that waits or was refused.
+type snag struct {
+	gated time.Time
+	bad   []string // versions that it refused
+	nack  *Nack
 }
 
-func holding(r *Resource) have {
-	if r == nil {
-		return have{}
+func (it *item) snag() *snag {
+	if it.trouble == nil {
+		it.trouble = &snag{}
 	}
-	return have{version: r.Version, res: r}
+	return it.trouble
+}
+
+func (it *item) ungate() {
+	if it.trouble != nil {
+		it.trouble.gated = time.Time{}
+		it.ease()
+	}
+}
+
+// ease lets go of a snag that says nothing.
+func (it *item) ease() {
+	if sn := it.trouble; sn != nil && sn.gated.IsZero() && len(sn.bad) == 0 && sn.nack == nil {
+		it.trouble = nil
+	}
+}
+
+func (it *item) nack() *Nack {
+	if it.trouble == nil {
+		return nil
+	}
+	return it.trouble.nack
+}
+
+// have is what a client holds; the zero value is nothing.
+type have struct{ r *Resource }
+
+func holding(r *Resource) have { return have{r} }
+
+// heard is a version that only the client knows, after a reconnect.
+func heard(version string) have { return have{&Resource{Version: version}} }
+
+// version is "" for nothing.
+func (h have) version() string {
+	if h.r == nil {
+		return ""
+	}
+	return h.r.Version
+}
+
+// res is nil for nothing, and where only the client knows it.
+func (h have) res() *Resource {
+	if h.r == nil || h.r.Body == nil {
+		return nil
+	}
+	return h.r
 }
 
 // flight is one message that was sent.
@@ -107,9 +151,9 @@ type flight struct {
 
 type entry struct {
 	it    *item
-	what  have // version "": a removal
-	prev  have // acknowledged before
-	epoch int  // of the item; another one now: the client has dropped it since
+	what  have   // nothing: a removal
+	prev  have   // acknowledged before
+	epoch uint32 // of the item; another one now: the client has dropped it since
 }
 
 func (s *Session) kind(url string) *kind {
@@ -136,13 +180,17 @@ func (k *kind) item(name string) *item {
 }
 
 func (k *kind) setNack(it *item, n *Nack) {
-	if it.nack != nil {
+	if it.nack() == n {
+		return
+	}
+	if it.nack() != nil {
 		k.nacked--
 	}
 	if n != nil {
 		k.nacked++
 	}
-	it.nack = n
+	it.snag().nack = n
+	it.ease()
 }
 
 func (k *kind) covers(it *item) bool { return k.wild || it.sub }
@@ -187,11 +235,11 @@ func (s *Session) Want(set *Set) {
 		k := s.kind(r.Type)
 		it := k.item(r.Name)
 		it.want = r
-		if it.sent.version == r.Version {
-			it.sent.res = r
+		if it.sent.version() == r.Version {
+			it.sent = holding(r)
 		}
-		if it.acked.version == r.Version {
-			it.acked.res = r
+		if it.acked.version() == r.Version {
+			it.acked = holding(r)
 		}
 		k.queue(it)
 	}
@@ -235,16 +283,14 @@ func before(a, b *Resource) bool { return a.Type < b.Type || a.Type == b.Type &&
 // accepted when that was refused.
 func (s *Session) target(it *item) *Resource {
 	w := it.want
-	if w == nil || w.Version == it.acked.version {
+	if w == nil || w.Version == it.acked.version() {
 		return w
 	}
-	for _, v := range it.bad {
-		if v == w.Version {
-			return it.acked.res
-		}
+	if it.trouble != nil && slices.Contains(it.trouble.bad, w.Version) {
+		return it.acked.res()
 	}
 	if s.opts.Refused != nil && s.opts.Refused(w) {
-		return it.acked.res
+		return it.acked.res()
 	}
 	return w
 }

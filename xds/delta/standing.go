@@ -18,5 +18,5 @@ func (s *Session) Standing(typ, name string) Standing {
 	if it == nil {
 		return Standing{Covered: k.wild}
 	}
-	return Standing{Covered: k.covers(it), Version: it.acked.version, Resource: it.acked.res, Nack: it.nack}
+	return Standing{Covered: k.covers(it), Version: it.acked.version(), Resource: it.acked.res(), Nack: it.nack()}
 }

@@ -77,7 +77,7 @@ func (k *kind) waits(it *item) bool {
 	if !k.covers(it) {
 		return it.forced
 	}
-	return it.forced || it.want == nil && it.sent.version != "" || it.want != nil && it.want.Version != it.acked.version
+	return it.forced || it.want == nil && it.sent.version() != "" || it.want != nil && it.want.Version != it.acked.version()
 }
 
 // Unacked is when the oldest message was sent that the client has not answered;
@@ -111,14 +111,14 @@ func (s *Session) Status() Status {
 			if it.sub {
 				ts.Subscribed++
 			}
-			if it.acked.version != "" {
-				ts.Versions[name] = it.acked.version
+			if it.acked.version() != "" {
+				ts.Versions[name] = it.acked.version()
 			}
-			if k.covers(it) && (it.want != nil || it.sent.version != "") && (it.forced || it.sent != it.acked || k.waits(it)) {
+			if k.covers(it) && (it.want != nil || it.sent.version() != "") && (it.forced || it.sent != it.acked || k.waits(it)) {
 				ts.Waiting = append(ts.Waiting, name)
 			}
-			if it.nack != nil {
-				ts.Nacks = append(ts.Nacks, *it.nack)
+			if n := it.nack(); n != nil {
+				ts.Nacks = append(ts.Nacks, *n)
 			}
 		}
 		slices.Sort(ts.Waiting)
