@@ -77,10 +77,10 @@ func (c *Cold) start(s shape, f flags) error {
 			return err
 		}
 		defer os.RemoveAll(dir)
-		if c.Name == "kerege server, mTLS" {
-			role = "server"
-		}
 		extra = []string{"-tls", dir}
+		if c.Name == "kerege server, mTLS" {
+			role, extra = "server", append(extra, "-profile", f.profile)
+		}
 	}
 	got, err := own(c.Name, role, s, extra...)
 	if err != nil {

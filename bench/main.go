@@ -60,7 +60,7 @@ func main() {
 	flag.StringVar(&f.peer, "peer", "consul,consul-defaults", "1, 2: peers with commas between: consul (its own xDS, limits off), consul-defaults; or none")
 	flag.StringVar(&f.consul, "consul", "", "the Consul binary; default: the pinned one in the cache")
 	flag.StringVar(&f.out, "out", "out/bench.json", "where the figures go; those of benchmarks that do not run stay")
-	flag.StringVar(&f.profile, "profile", "", "1, 2: a directory for profiles of kerege's server: cold.cpu, changes.cpu, heap")
+	flag.StringVar(&f.profile, "profile", "", "1 to 4: a directory for profiles of kerege's server, of the last one that ran: cold.cpu, changes.cpu, heap")
 	flag.StringVar(&f.bin, "bin", "bin", "10: the folder that make build fills")
 	flag.DurationVar(&f.window, "window", 300*time.Millisecond, "10: how long each window of calls is")
 	flag.Parse()

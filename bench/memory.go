@@ -20,7 +20,7 @@ func runMemory(f flags) (any, error) {
 		s := f.shape
 		s.P, s.U = 2*f.shape.P, u
 		for _, role := range []string{"floor", "kerege"} {
-			m, err := hold(role, s)
+			m, err := hold(f, role, s)
 			if err != nil {
 				return nil, fmt.Errorf("holding %s of %s: %w", s, role, err)
 			}
@@ -41,8 +41,8 @@ func runMemory(f flags) (any, error) {
 	return all, nil
 }
 
-func hold(role string, s shape) (Memory, error) {
-	c, err := own(role, role, s)
+func hold(f flags, role string, s shape) (Memory, error) {
+	c, err := own(role, role, s, "-profile", f.profile)
 	if err != nil {
 		return Memory{}, err
 	}
@@ -51,6 +51,11 @@ func hold(role string, s shape) (Memory, error) {
 	m := Memory{Name: role, P: s.P, U: s.U, RSS: (c.result.RSS - c.result.Idle) / p}
 	if role == "floor" {
 		m.Name = "raw floor"
+	}
+	if f.profile != "" { // the first order writes the heap
+		if _, err := c.server.ask(order{Remove: true, Service: hot}); err != nil {
+			return m, err
+		}
 	}
 	a, err := c.server.ask(order{Memory: true})
 	if err != nil {
