@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"path/filepath"
 	"sync"
 	"time"
@@ -43,6 +44,7 @@ type Agent struct {
 	cfg    *config.Agent
 	opt    Options
 	log    hclog.Logger
+	lock   *os.File // of data_dir, until Run ends
 	key    seal.Key
 	memory *memory
 	id     *identity.Manager
@@ -107,18 +109,29 @@ func New(cfg *config.Agent, opt Options) (*Agent, error) {
 		keyFile = dir("seal.key")
 	}
 	var err error
-	if a.key, err = seal.LoadKey(keyFile, cfg.CacheKeyFile == ""); err != nil {
+	if a.lock, err = lockDir(cfg.DataDir); err != nil {
 		return nil, err
+	}
+	if err = a.load(dir, keyFile); err != nil {
+		return nil, errors.Join(err, a.lock.Close())
+	}
+	return a, nil
+}
+
+// load reads what is in data_dir.
+func (a *Agent) load(dir func(string) string, keyFile string) (err error) {
+	if a.key, err = seal.LoadKey(keyFile, a.cfg.CacheKeyFile == ""); err != nil {
+		return err
 	}
 	a.memory = openMemory(dir("node.json"), a.log)
 	a.id, err = identity.New(identity.Options{Dir: dir("identity"), Key: a.key, Log: a.log.Named("identity"), Evidence: a.claims.evidence})
 	if err != nil {
-		return nil, fmt.Errorf("opening the node's identities: %w", err)
+		return fmt.Errorf("opening the node's identities: %w", err)
 	}
-	if opt.Explicit == nil {
-		a.cap = capture.New(capture.Options{StateDir: dir("capture"), Log: a.log.Named("capture"), Dial: opt.Dial})
+	if a.opt.Explicit == nil {
+		a.cap = capture.New(capture.Options{StateDir: dir("capture"), Log: a.log.Named("capture"), Dial: a.opt.Dial})
 	}
-	return a, nil
+	return nil
 }
 
 // node is this host's name: the one it joined with, else the settings'.
@@ -162,6 +175,7 @@ func (a *Agent) known(said []string) []string {
 // Run brings the node up and keeps it up until ctx is done, then takes it down
 // in reverse. An error means that not even the API could be opened.
 func (a *Agent) Run(ctx context.Context) error {
+	defer a.lock.Close()
 	stopAPI, err := a.listenAPI(ctx)
 	if err != nil {
 		return err
