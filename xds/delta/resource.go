@@ -75,7 +75,7 @@ func (r *Resource) Wire() []byte {
 // and are shared by pointer between proxies. Never changed.
 type Group struct {
 	Key       string      // unique within a Set
-	Resources []*Resource // sorted by type, then name; a (type, name) is in one group of a Set only
+	Resources []*Resource // sorted by type, then name; of a (type, name) in several groups of a Set one is sent
 }
 
 // Set is all that one proxy should have: the groups, sorted by Key. Never

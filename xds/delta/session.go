@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	discovery "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
@@ -218,14 +219,14 @@ func (s *Session) Want(set *Set) {
 	for i < len(old) || j < len(set.Groups) {
 		switch {
 		case j == len(set.Groups) || i < len(old) && old[i].Key < set.Groups[j].Key:
-			s.unwant(old[i].Resources, nil)
+			s.unwant(set, old[i].Resources, nil)
 			i++
 		case i == len(old) || old[i].Key > set.Groups[j].Key:
 			fresh = append(fresh, set.Groups[j].Resources...)
 			j++
 		default:
 			if old[i] != set.Groups[j] {
-				s.unwant(old[i].Resources, set.Groups[j].Resources)
+				s.unwant(set, old[i].Resources, set.Groups[j].Resources)
 				fresh = appendNew(fresh, old[i].Resources, set.Groups[j].Resources)
 			}
 			i, j = i+1, j+1
@@ -246,8 +247,9 @@ func (s *Session) Want(set *Set) {
 	s.set = set
 }
 
-// unwant drops the resources of a group that its successor does not name.
-func (s *Session) unwant(old, now []*Resource) {
+// unwant drops the resources of a group that its successor does not name, but
+// for what another group of the set has: it is that one's then.
+func (s *Session) unwant(set *Set, old, now []*Resource) {
 	for _, r := range old {
 		for len(now) > 0 && before(now[0], r) {
 			now = now[1:]
@@ -257,10 +259,23 @@ func (s *Session) unwant(old, now []*Resource) {
 		}
 		k := s.kind(r.Type)
 		if it := k.items[r.Name]; it != nil && it.want == r {
-			it.want = nil
+			it.want = set.find(r)
 			k.queue(it)
 		}
 	}
+}
+
+// find is the resource of the same type and name, of the last group that has one.
+func (s *Set) find(r *Resource) *Resource {
+	for _, g := range slices.Backward(s.Groups) {
+		i, found := slices.BinarySearchFunc(g.Resources, r, func(a, b *Resource) int {
+			return cmp.Or(strings.Compare(a.Type, b.Type), strings.Compare(a.Name, b.Name))
+		})
+		if found {
+			return g.Resources[i]
+		}
+	}
+	return nil
 }
 
 // appendNew adds what is in a group and not, at the same address, in the one
