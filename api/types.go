@@ -42,6 +42,7 @@ type Status struct {
 	CA                 CA          `json:"ca"`
 	Ready              bool        `json:"ready"`
 	WaitingFor         []string    `json:"waiting_for,omitempty"` // what keeps the gate shut
+	Frozen             *Frozen     `json:"frozen,omitempty"`
 }
 
 // Generation is one applied state of the mesh files.
@@ -250,6 +251,17 @@ type Past struct {
 	Of      int       `json:"of,omitempty"` // it is this one again, by a rollback
 }
 
+// FreezeRequest asks POST /v1/freeze to tell no proxy of a change.
+type FreezeRequest struct {
+	Reason string `json:"reason,omitempty"` // for who looks at the status
+}
+
+// Frozen is that no proxy is told of a change, by an operator's word.
+type Frozen struct {
+	Since  time.Time `json:"since"`
+	Reason string    `json:"reason,omitempty"`
+}
+
 // CallChange is a caller that gains or loses a destination.
 type CallChange struct {
 	From  string `json:"from"`
@@ -285,9 +297,23 @@ type Applied struct {
 	Acknowledged int          `json:"acknowledged"`
 	Refused      int          `json:"refused"` // proxies that have an update that they did not take
 	Seconds      float64      `json:"seconds"`
-	Of           int          `json:"of,omitempty"` // of a rollback: it is this one again
+	Of           int          `json:"of,omitempty"`     // of a rollback: it is this one again
+	Frozen       bool         `json:"frozen,omitempty"` // no proxy is sent it before kerege thaw
 	Warnings     []Diagnostic `json:"warnings,omitempty"`
 	Diagnostics  []Diagnostic `json:"diagnostics,omitempty"` // errors: nothing was applied
+}
+
+// BanRequest asks POST /v1/nodes/{node}/ban; its body may be empty.
+type BanRequest struct {
+	Reason string `json:"reason"`
+}
+
+// NodeAway answers POST /v1/nodes/{node}/evict and /ban.
+type NodeAway struct {
+	Node           string   `json:"node"`
+	Services       []string `json:"services"` // that were in the mesh there
+	Streams        int      `json:"streams"`  // of its proxies, ended now
+	LeafTTLSeconds float64  `json:"leaf_ttl_seconds"`
 }
 
 // TokenRequest asks POST /v1/tokens for a join token.

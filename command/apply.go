@@ -58,6 +58,9 @@ Exits 1 when nothing was applied, 2 when a proxy refused what it was sent.`,
 
 // answered says what the proxies made of a generation.
 func answered(a api.Applied) string {
+	if a.Frozen {
+		return "Frozen: it is sent to no proxy before kerege thaw."
+	}
 	text := fmt.Sprintf("Acknowledged by %d of %s in %s.", a.Acknowledged, count(a.Proxies, "proxy", "proxies"), took(a.Seconds))
 	var others []string
 	if a.Refused > 0 {

@@ -9,8 +9,9 @@ func commands() []Command {
 		captureStatusCommand(), captureVerifyCommand(), captureRemoveCommand(),
 		captureGuardCommand(), captureDialCommand(),
 		statusCommand(), servicesCommand(), proxiesCommand(), intentionsCommand(), explainCommand(),
-		validateCommand(), fmtCommand(), planCommand(), applyCommand(), rollbackCommand(), historyCommand(),
+		validateCommand(), fmtCommand(), planCommand(), applyCommand(), rollbackCommand(), historyCommand(), freezeCommand(), thawCommand(),
 		group("token", "Join tokens for hosts"), tokenCreateCommand(),
+		group("node", "Hosts that have joined"), nodeEvictCommand(), nodeBanCommand(), nodeUnbanCommand(),
 		group("ca", "The mesh's certificate authority"), caStatusCommand(), caRootCommand(),
 		versionCommand(),
 	}

@@ -15,7 +15,7 @@ var groups = []struct {
 }{
 	{"Run", []string{"server", "agent", "envoy", "dev"}},
 	{"Bring a host in", []string{"token", "join", "leave", "wait", "capture"}},
-	{"Configure", []string{"validate", "fmt", "plan", "apply", "rollback", "history"}},
+	{"Configure", []string{"validate", "fmt", "plan", "apply", "rollback", "history", "freeze", "thaw"}},
 	{"Look", []string{"status", "services", "proxies", "intentions", "explain", "ca"}},
 }
 

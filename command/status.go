@@ -47,7 +47,7 @@ func unwell(st api.Status) bool {
 			return true
 		}
 	}
-	return !st.Ready || st.Proxies.Nacked > 0 || len(st.Guards) > 0
+	return !st.Ready || st.Frozen != nil || st.Proxies.Nacked > 0 || len(st.Guards) > 0
 }
 
 func printStatus(c *Call, st api.Status) {
@@ -70,6 +70,13 @@ func printStatus(c *Call, st api.Status) {
 		generation += c.paint(color.FgYellow, fmt.Sprintf("; %s from it: kerege plan", differ(n)))
 	}
 	t.add("generation", generation)
+	if f := st.Frozen; f != nil {
+		text := "FROZEN " + since(f.Since) + ": no proxy is told of a change before kerege thaw"
+		if f.Reason != "" {
+			text += " (" + plain(f.Reason) + ")"
+		}
+		t.add("", c.paint(color.FgRed, text))
+	}
 	t.add("server", fmt.Sprintf("%s, kerege %s", st.Server, st.Version))
 	if !st.Ready {
 		t.add("", c.paint(color.FgRed, "not ready, waiting for "+strings.Join(st.WaitingFor, ", ")))

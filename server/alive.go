@@ -15,6 +15,9 @@ func (s *Server) Alive(ctx context.Context) error {
 	if err := s.hub.Settle(ctx); err != nil {
 		return fmt.Errorf("the registry does not take in what it hears: %w", err)
 	}
+	if s.frost.is() != nil {
+		return nil // the planner stands still by an operator's word
+	}
 	select {
 	case <-s.hub.Ready():
 		return s.planner.follows(ctx, s.hub.Snapshot)

@@ -40,7 +40,14 @@ func (s *Server) routes() map[string]handler {
 		"POST /v1/apply":      func(r *http.Request) (any, error) { return s.apply(r.Context()) },
 		"GET /v1/generations": func(*http.Request) (any, error) { return s.generations(), nil },
 		"POST /v1/rollback":   s.rollback,
+		"POST /v1/freeze":     s.freeze,
+		"POST /v1/thaw":       s.unfreeze,
 		"POST /v1/tokens":     s.createToken,
+
+		"POST /v1/nodes/{node}/evict": s.evict,
+		"POST /v1/nodes/{node}/ban":   s.ban,
+		"POST /v1/nodes/{node}/unban": s.unban,
+
 		"POST /v1/guard/{service}": func(r *http.Request) (any, error) {
 			if !s.hub.Confirm(r.PathValue("service")) {
 				return nil, fail(http.StatusNotFound, "nothing is held back of "+mesh.Quote(r.PathValue("service")), "kerege status lists what is.")
@@ -80,6 +87,7 @@ func (s *Server) status() api.Status {
 		Proxies: countsOf(s.proxies()), Held: heldOf(snap), Guards: s.guards(), Conflicts: conflictsOf(snap),
 		CA: api.CA{RootExpires: cs.RootExpires, IntermediateExpires: cs.IntermediateExpires, BundleHash: cs.BundleHash, LeafTTLSeconds: cs.LeafTTL.Seconds()},
 	}
+	st.Frozen = s.frost.is()
 	if m != nil {
 		st.Generation.Files = len(m.Sources)
 		st.TrustDomainDefault = m.Config == nil || m.Config.TrustDomain == ""

@@ -179,7 +179,9 @@ func (s *Server) change(ctx context.Context, event string, take func(context.Con
 	}
 	after, _ := s.files.Current()
 	out.Generation, out.Of = int(after.Counter), int(s.files.RolledBack())
-	s.acknowledged(ctx, &out)
+	if out.Frozen = s.frost.is() != nil; !out.Frozen {
+		s.acknowledged(ctx, &out)
+	}
 	out.Seconds = s.now().Sub(began).Seconds()
 	fields := []any{"generation", out.Generation, "previous", out.Previous, "proxies", out.Proxies, "acknowledged", out.Acknowledged, "refused", out.Refused}
 	if out.Of > 0 {

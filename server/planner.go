@@ -35,6 +35,8 @@ type planner struct {
 	sink      sink
 	translate *xds.Translator
 	tell      func(*mesh.Snapshot, []mesh.Key) // hears of every snapshot first
+	frost     *frost                           // nil: never frozen
+	turning   sync.Mutex
 	pushed    func(time.Time, []mesh.ProxyID)  // hears when a snapshot was taken and whom it gave new wishes; nil: nobody asks
 
 	wordMu sync.Mutex
@@ -69,18 +71,53 @@ func (p *planner) run(ctx context.Context, hub snapshots) error {
 	case <-ctx.Done():
 		return nil
 	}
+	var wake <-chan struct{}
+	if p.frost != nil {
+		wake = p.frost.wake
+		select { // before the first push: no proxy has asked for anything yet
+		case <-p.frost.thawed():
+		case <-ctx.Done():
+			return nil
+		}
+	}
 	p.update(hub.Take())
 	for {
+		changes := hub.Changes()
+		if p.frozen() {
+			changes = nil // they add up until they are taken
+		}
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-hub.Changes():
-			p.update(hub.Take())
+		case <-changes:
+			if !p.turn(hub) { // it froze between the look above and now
+				select {
+				case <-p.frost.thawed():
+				case <-ctx.Done():
+					return nil
+				}
+				p.turn(hub)
+			}
+		case <-wake:
 		case <-p.poke:
 			p.listen()
 		}
 	}
 }
+
+// turn takes what has changed, unless it is frozen. Who holds turning knows that
+// nothing is being taken.
+func (p *planner) turn(hub snapshots) bool {
+	p.turning.Lock()
+	defer p.turning.Unlock()
+	if p.frozen() {
+		return false
+	}
+	p.update(hub.Take())
+	return true
+}
+
+func (p *planner) frozen() bool { return p.frost != nil && p.frost.is() != nil }
 
 func (p *planner) update(snap *mesh.Snapshot, keys []mesh.Key) {
 	taken := time.Now()
@@ -102,7 +139,7 @@ func (p *planner) settle(ctx context.Context, snap *mesh.Snapshot) {
 		p.mu.Lock()
 		there := p.compiler.Snapshot() == snap
 		p.mu.Unlock()
-		if there {
+		if there || p.frozen() {
 			return
 		}
 		select {

@@ -51,6 +51,7 @@ type Server struct {
 	tokens  *ca.Tokens
 	ads     *serve.Server
 	planner *planner
+	frost   *frost
 	nodes   *nodeTable
 	views   *viewTable
 	secret  string // the operator's token
@@ -97,7 +98,8 @@ func New(cfg *config.Server, opt Options) (*Server, error) {
 	s.ads = serve.New(serve.Config{Peer: s.peer, Identify: serve.IdentifyBy(s.identify), Opened: serve.OpenedBy(s.opened), Closed: s.closed, Metrics: s.metrics, Logger: s.log.Named("ads"), Now: s.now})
 	s.converging = newConvergence(s.ads.State, s.metrics.convergence.Observe, s.now)
 	s.planner = newPlanner(s.log.Named("plan"), s.ads, s.views.update)
-	s.planner.pushed = s.converging.pushed
+	s.frost = openFrost(filepath.Join(cfg.DataDir, "frozen.json"))
+	s.planner.pushed, s.planner.frost = s.converging.pushed, s.frost
 	return s, nil
 }
 
@@ -197,6 +199,10 @@ func (s *Server) Run(ctx context.Context) error {
 	select {
 	case <-s.hub.Ready():
 	case <-ctx.Done():
+		return cause(ctx)
+	}
+	s.awaitThaw(ctx)
+	if ctx.Err() != nil {
 		return cause(ctx)
 	}
 	stopGRPC, err := s.listenGRPC(start)

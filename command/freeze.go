@@ -1,0 +1,71 @@
+package command
+
+import (
+	"flag"
+	"fmt"
+
+	"github.com/kerege/kerege/api"
+)
+
+func freezeCommand() Command {
+	var s serverFlags
+	var reason string
+	return Command{
+		Name:     "freeze",
+		Synopsis: "Tell no proxy of any change until thaw",
+		Long: `From its answer on no connected proxy is sent anything that has changed: no files, no
+instances that come or go, no roots. Calls go on with what proxies have. Certificates
+are renewed, and files can be applied and rolled back: they wait. A proxy that is new is
+given what was so when it froze.
+
+It holds over a restart of the server, which then serves no host until thaw: agents go
+on with what they have. kerege status says so, and exits 3.`,
+		Example: `kerege freeze -reason "incident 214"`,
+		Flags: func(f *flag.FlagSet) {
+			s.register(f)
+			f.StringVar(&reason, "reason", "", "A `text` for who looks at kerege status.")
+		},
+		Run: func(c *Call) error {
+			var f api.Frozen
+			if err := s.post(c, "/v1/freeze", api.FreezeRequest{Reason: reason}, &f); err != nil {
+				return err
+			}
+			if c.JSON {
+				return c.printJSON(f)
+			}
+			fmt.Fprintf(c.out, "Frozen since %s. No proxy is told of a change before: kerege thaw\n", f.Since.Local().Format("15:04:05"))
+			return nil
+		},
+	}
+}
+
+func thawCommand() Command {
+	var s serverFlags
+	return Command{
+		Name:     "thaw",
+		Synopsis: "End a freeze: bring every proxy in step with what is so now",
+		Long: `Sends every proxy what has changed since kerege freeze, and waits a while for their
+answers. What the mesh files would change beside that: kerege plan, before.
+
+Exits 1 when nothing is frozen, 2 when a proxy refused what it was sent.`,
+		Example: "kerege thaw",
+		Flags:   s.register,
+		Run: func(c *Call) error {
+			var a api.Applied
+			if err := s.post(c, "/v1/thaw", struct{}{}, &a); err != nil {
+				return err
+			}
+			if c.JSON {
+				if err := c.printJSON(a); err != nil {
+					return err
+				}
+			} else {
+				fmt.Fprintf(c.out, "Thawed, with generation %d. %s\n", a.Generation, answered(a))
+			}
+			if a.Refused > 0 {
+				return findings()
+			}
+			return nil
+		},
+	}
+}

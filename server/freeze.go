@@ -1,0 +1,145 @@
+package server
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/http"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/kerege/kerege/api"
+)
+
+// frost is whether proxies are told of changes. It is kept on disk: a server that
+// is started again stays frozen.
+type frost struct {
+	path string
+	wake chan struct{} // capacity 1: the planner should look again
+
+	mu   sync.Mutex
+	now  *api.Frozen // nil: it is not frozen
+	thaw chan struct{}
+}
+
+// openFrost reads what an earlier start left. A file that cannot be read counts as
+// frozen: that nothing moves can be undone with one word, and the reverse cannot.
+func openFrost(path string) *frost {
+	f := &frost{path: path, wake: make(chan struct{}, 1), thaw: make(chan struct{})}
+	text, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		close(f.thaw)
+		return f
+	}
+	f.now = &api.Frozen{}
+	if err == nil {
+		err = json.Unmarshal(text, f.now)
+	}
+	if err != nil {
+		f.now = &api.Frozen{Reason: "reading " + path + ": " + err.Error()}
+	}
+	return f
+}
+
+// is says since when and why nothing is pushed; nil: it is.
+func (f *frost) is() *api.Frozen {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.now
+}
+
+// thawed is closed while it is not frozen.
+func (f *frost) thawed() <-chan struct{} {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.thaw
+}
+
+// set freezes, or thaws with nil. It is on disk before it holds.
+func (f *frost) set(to *api.Frozen) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	err := os.Remove(f.path)
+	if errors.Is(err, fs.ErrNotExist) {
+		err = nil
+	}
+	if to != nil {
+		var text []byte
+		if text, err = json.Marshal(to); err == nil {
+			err = os.WriteFile(f.path+".new", text, 0o600)
+		}
+		if err == nil {
+			err = os.Rename(f.path+".new", f.path)
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("keeping whether the mesh is frozen: %w", err)
+	}
+	switch {
+	case to != nil && f.now == nil:
+		f.thaw = make(chan struct{})
+	case to == nil && f.now != nil:
+		close(f.thaw)
+	}
+	f.now = to
+	select {
+	case f.wake <- struct{}{}:
+	default:
+	}
+	return nil
+}
+
+// freeze is POST /v1/freeze. When it answers nothing more is pushed.
+func (s *Server) freeze(r *http.Request) (any, error) {
+	var req api.FreezeRequest
+	if err := readAny(r, &req); err != nil {
+		return nil, err
+	}
+	if f := s.frost.is(); f != nil {
+		return f, nil
+	}
+	f := &api.Frozen{Since: s.now(), Reason: req.Reason}
+	if err := s.frost.set(f); err != nil {
+		return nil, err
+	}
+	s.planner.turning.Lock() // what was being taken has been
+	defer s.planner.turning.Unlock()
+	s.log.Named("audit").Warn("frozen: no proxy is told of a change before kerege thaw", "reason", f.Reason, "who", who(r))
+	return f, nil
+}
+
+// unfreeze is POST /v1/thaw: proxies are brought in step with what is so now.
+func (s *Server) unfreeze(r *http.Request) (any, error) {
+	was := s.frost.is()
+	if was == nil {
+		return nil, fail(http.StatusConflict, "nothing is frozen", "")
+	}
+	if err := s.frost.set(nil); err != nil {
+		return nil, err
+	}
+	s.log.Named("audit").Warn("thawed", "frozen_since", was.Since, "who", who(r))
+	var out api.Applied
+	if s.hub.Waiting() == "" {
+		began := s.now()
+		s.acknowledged(r.Context(), &out)
+		out.Seconds = s.now().Sub(began).Seconds()
+	}
+	gen, _ := s.files.Current()
+	out.Generation, out.Previous, out.Of = int(gen.Counter), int(gen.Counter), int(s.files.RolledBack())
+	return out, nil
+}
+
+// awaitThaw keeps the port of nodes shut while a server that was started frozen
+// stays so: it has told nobody anything yet, and agents go on with what they have.
+func (s *Server) awaitThaw(ctx context.Context) {
+	if f := s.frost.is(); f != nil {
+		s.log.Warn("frozen since before this start: agents and proxies are not served, and go on with what they have, until kerege thaw", "since", f.Since.Format(time.RFC3339), "reason", f.Reason)
+	}
+	select {
+	case <-s.frost.thawed():
+	case <-ctx.Done():
+	}
+}
