@@ -14,6 +14,7 @@ import (
 	"google.golang.org/grpc"
 
 	"github.com/kerege/kerege/agent/capture"
+	"github.com/kerege/kerege/agent/cut"
 	"github.com/kerege/kerege/agent/identity"
 	"github.com/kerege/kerege/agent/sds"
 	"github.com/kerege/kerege/agent/seal"
@@ -67,6 +68,7 @@ type Agent struct {
 	resolver  resolver                                             // nil: no names are answered
 	secrets   func(grpc.ServiceRegistrar, *workload) (wait func()) // nil: the step does not stand
 	proxies   map[string]*running
+	cutBefore cut.Counts // of proxies that are no more
 	workloads []*workload
 	programs  map[string]found
 	openErr   map[string]string

@@ -34,6 +34,11 @@ func MetricFamilies() []telemetry.Family {
 		{Name: "kerege_agent_capture_repairs_total", Kind: telemetry.KindCounter, Help: "Times that the packet filter was not as it should be, and was mended."},
 		{Name: "kerege_agent_dns_answers_total", Kind: telemetry.KindCounter, Label: "from", Values: []string{"mesh", "upstream", "failed"},
 			Help: "DNS answers: of the mesh's names (mesh), of the host's own resolvers (upstream), and SERVFAIL of either (failed)."},
+		{Name: "kerege_agent_connections_open", Help: "Inbound connections that would be cut if their caller lost its right: those of TCP, and those of HTTP on which a call has run for a quarter of a second."},
+		{Name: "kerege_agent_connections_lost_right_total", Kind: telemetry.KindCounter, Label: "result", Values: []string{"cut", "failed"},
+			Help: "Inbound connections whose caller lost its right: ended (cut), or still open, for the kernel did not do it (failed); the log says why."},
+		{Name: "kerege_agent_connections_unwatched_total", Kind: telemetry.KindCounter,
+			Help: "Inbound connections and calls that are not watched, for a proxy has too many: they outlive their caller's right."},
 	}
 }
 
@@ -86,7 +91,22 @@ func (a *Agent) readMetrics(set telemetry.SetGauge) {
 		set("kerege_agent_server_age_seconds", "", st.Servers.AgeSeconds)
 	}
 	set("kerege_agent_names", "", float64(st.Names))
+	a.readOpen(set)
 	a.readCapture(set)
+}
+
+// readOpen adds up what became of connections, at proxies that are no more, too.
+func (a *Agent) readOpen(set telemetry.SetGauge) {
+	a.mu.Lock()
+	sum := a.cutBefore
+	for _, r := range a.proxies {
+		sum = sum.Add(r.open.Counts())
+	}
+	a.mu.Unlock()
+	set("kerege_agent_connections_open", "", float64(sum.Open))
+	set("kerege_agent_connections_lost_right_total", "cut", float64(sum.Cut))
+	set("kerege_agent_connections_lost_right_total", "failed", float64(sum.Failed))
+	set("kerege_agent_connections_unwatched_total", "", float64(sum.Unwatched))
 }
 
 func (a *Agent) readCapture(set telemetry.SetGauge) {

@@ -70,6 +70,11 @@ func (a *Agent) startProxy(ctx context.Context, w *workload) (*running, error) {
 		wg.Wait()
 		p.Wait()
 		open.Wait()
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		last := open.Counts()
+		last.Open = 0
+		a.cutBefore = a.cutBefore.Add(last)
 		waitSecrets()
 	}}, nil
 }

@@ -268,6 +268,7 @@ type CallChange struct {
 	To    string `json:"to"`
 	Now   string `json:"now"`
 	Then  string `json:"then"`
+	Open  string `json:"open,omitempty"` // cut, finish: what is open and may not be opened any more; "" nothing is
 	Where string `json:"where,omitempty"`
 }
 

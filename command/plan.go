@@ -84,13 +84,28 @@ func printPlanOf(c *Call, p api.Plan, words planWords) {
 		if call.Then == "refused" {
 			sign = c.paint(color.FgRed, "-")
 		}
-		t.add(sign, call.From+" → "+call.To, call.Now+" → "+call.Then, c.paint(color.Faint, call.Where))
+		t.add(sign, call.From+" → "+call.To, call.Now+" → "+call.Then+openWords(call), c.paint(color.Faint, call.Where))
 	}
 	t.print(c.out)
 	printProxyChanges(c, p.Proxies)
 	if words.then != "" {
 		fmt.Fprintln(c.out, "\n"+words.then)
 	}
+}
+
+// openWords say what becomes of what a caller has open and may not open any more.
+func openWords(call api.CallChange) string {
+	what := "open ones"
+	if call.Then != "refused" {
+		what = "open ones beyond that"
+	}
+	switch call.Open {
+	case "cut":
+		return "; " + what + " are cut"
+	case "finish":
+		return "; " + what + " finish"
+	}
+	return ""
 }
 
 func printProxyChanges(c *Call, all []api.ProxyChange) {

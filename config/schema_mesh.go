@@ -159,6 +159,6 @@ func intentionBlock() *block {
 	return &block{name: "intention", label: `a service, "prefix-*" or "*"`, check: pattern, many: true,
 		doc: "Who may call a destination. Nothing is allowed but by an allow block; a deny that matches wins over every allow, in whatever file. An empty block is an error.",
 		attrs: []*attr{
-			{name: "open", typ: word("cut", "finish"), def: `"cut"`, doc: "What happens to what is open when the right is lost."},
+			{name: "open", typ: word("cut", "finish"), def: `"cut"`, doc: "What happens to what a caller has open when it loses its right: its TCP connections and running HTTP calls are cut within a second, or may finish. Where several intentions deny it, one that cuts decides; where none does, the one with the most exact label."},
 		}, blocks: []*block{rule("allow", "Callers that may call."), rule("deny", "Callers that may not, whatever allows them.")}}
 }

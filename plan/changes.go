@@ -17,6 +17,9 @@ type CallChange struct {
 	Port      string // as mesh.Port.String says it
 	Now, Then string // "everything", "nothing", "no such service", or what may and may not, in words
 	Pos       mesh.Pos
+	// Open is what happens to what the caller has open and may not open any more:
+	// "cut", "finish", or "" where it loses nothing, or its destination is gone.
+	Open string
 }
 
 // Gains says whether the caller could do nothing before, Loses whether it can do
@@ -102,9 +105,21 @@ func compareRights(old, new *mesh.Snapshot, from, to mesh.ServiceName) []CallCha
 		if now == then || now == missing && then == nothing || now == nothing && then == missing {
 			continue
 		}
-		list = append(list, CallChange{From: from, To: to, Port: name, Now: now, Then: then, Pos: pos})
+		list = append(list, CallChange{From: from, To: to, Port: name, Now: now, Then: then, Pos: pos, Open: leftOpen(new, from, to, ports[name], now, then)})
 	}
 	return list
+}
+
+// leftOpen says what happens to what is open when now becomes then.
+func leftOpen(new *mesh.Snapshot, from, to mesh.ServiceName, p mesh.Port, now, then string) string {
+	if now == nothing || now == missing || then == everything || then == missing {
+		return ""
+	}
+	req := policy.Request{From: mesh.ServiceIdentity("x", from), To: to, Port: p.Name, HTTP: p.Protocol != mesh.ProtocolTCP && p.Protocol != mesh.ProtocolTLS}
+	if policy.Finishes(new.Intentions(to), req) {
+		return "finish"
+	}
+	return "cut"
 }
 
 // right says in words what a caller may ask of a port, and which block says so.

@@ -109,7 +109,7 @@ func TestChanges(t *testing.T) {
 	parts[len(parts)-1].Intentions = []mesh.Intention{intention("api", get)}
 	new, _ := old.With(parts...)
 	calls, proxies := Changes(old, new, []Node{proxyOf("web"), proxyOf("users"), proxyOf("api")})
-	want := `[{users api 8080 nothing GET i.hcl:2} {web api 8080 everything nothing }]`
+	want := `[{users api 8080 nothing GET i.hcl:2 } {web api 8080 everything nothing  cut}]`
 	if got := fmt.Sprint(calls); got != want {
 		t.Errorf("calls: %s, want %s", got, want)
 	}
@@ -120,6 +120,15 @@ func TestChanges(t *testing.T) {
 	for _, w := range []string{"Proxy:api/n-api Added:[] Removed:[] Changed:[policy api:8080]", "Removed:[cluster api.none:8080", "Added:[cluster api.none:8080"} {
 		if !strings.Contains(got, w) {
 			t.Errorf("%q is missing in %s", w, got)
+		}
+	}
+	for _, c := range []struct{ open, want string }{{"finish", "finish"}, {"cut", "cut"}, {"", "cut"}} {
+		in := intention("api", get)
+		in.Open = c.open
+		parts[len(parts)-1].Intentions = []mesh.Intention{in}
+		then, _ := old.With(parts...)
+		if calls, _ := Changes(old, then, nil); len(calls) != 2 || calls[0].Open != "" || calls[1].Open != c.want {
+			t.Errorf("open = %q: %+v", c.open, calls)
 		}
 	}
 	if calls, proxies := Changes(old, old, []Node{proxyOf("web")}); calls != nil || proxies != nil {

@@ -47,7 +47,7 @@ func (s *Server) planOf(m *config.Mesh, diags config.Diagnostics, differs []stri
 		if c.Loses() {
 			after = "refused"
 		}
-		out.Calls = append(out.Calls, api.CallChange{From: string(c.From), To: string(c.To) + portSuffix(c.Port), Now: now, Then: after, Where: where(c.Pos)})
+		out.Calls = append(out.Calls, api.CallChange{From: string(c.From), To: string(c.To) + portSuffix(c.Port), Now: now, Then: after, Open: c.Open, Where: where(c.Pos)})
 	}
 	have, want, err := s.planner.setsFor(then)
 	if err != nil {

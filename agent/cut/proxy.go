@@ -29,6 +29,11 @@ type Counts struct {
 	Unwatched int64 // not remembered, for there were too many
 }
 
+// Add is both together.
+func (c Counts) Add(d Counts) Counts {
+	return Counts{c.Open + d.Open, c.Cut + d.Cut, c.Failed + d.Failed, c.Unwatched + d.Unwatched}
+}
+
 // Bounds of what is remembered of one proxy. Its Envoy takes fewer connections.
 const (
 	maxConnections = 1 << 16
