@@ -38,6 +38,8 @@ type joinServer struct {
 	ca      signer
 	servers func() []string // what the node keeps to find the control plane again
 	now     func() time.Time
+
+	replaced func(node string) // ends what a host before of that name has open; nil in tests
 }
 
 // Join checks everything that is the caller's before the token is spent, so that
@@ -62,6 +64,9 @@ func (s *joinServer) Join(ctx context.Context, req *keregev1.JoinRequest) (*kere
 		}
 		s.log.Error("a join failed", "node", req.GetNode(), "error", err)
 		return nil, status.Error(codes.Internal, "the server cannot write its state down, so the token is not spent; its log says why, then join again")
+	}
+	if s.replaced != nil {
+		s.replaced(req.GetNode())
 	}
 	id := mesh.Identity{TrustDomain: s.ca.TrustDomain(), Kind: mesh.KindNodeIdentity, Name: req.GetNode()}
 	chain, err := s.ca.Sign(req.GetCsr(), id, 0)

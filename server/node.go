@@ -62,6 +62,14 @@ type nodeServer struct {
 	mesh        func() (*mesh.Snapshot, []api.Node) // for Peers
 
 	readers sync.WaitGroup
+	writing sync.Mutex // held from the look whether a node is admitted until its members are written
+}
+
+// settled runs what sends a node away while no report of a node is being written.
+func (s *nodeServer) settled(f func() error) error {
+	s.writing.Lock()
+	defer s.writing.Unlock()
+	return f()
 }
 
 // wait returns when the reader of every stream has ended, which they do when
@@ -134,9 +142,7 @@ func (st *nodeStream) run(ctx context.Context, ended <-chan struct{}) error {
 			}
 		case <-tick.C:
 			if err := st.s.admit.Admitted(st.node, st.issued); err != nil {
-				st.s.log.Info("a node's stream is closed", "node", st.node, "why", err)
-				_ = st.out.Send(&keregev1.NodeUpdate{Evicted: true, Now: timestamppb.New(st.s.now())})
-				return status.Error(codes.PermissionDenied, err.Error())
+				return st.sentAway(status.Error(codes.PermissionDenied, err.Error()))
 			}
 			st.s.members.Seen(st.node)
 		case <-ended:
@@ -148,6 +154,13 @@ func (st *nodeStream) run(ctx context.Context, ended <-chan struct{}) error {
 			return status.Error(codes.Aborted, "another connection of this node has taken this one's place")
 		}
 	}
+}
+
+// sentAway tells the node so, and ends its stream.
+func (st *nodeStream) sentAway(why error) error {
+	st.s.log.Info("a node's stream is closed", "node", st.node, "why", status.Convert(why).Message())
+	_ = st.out.Send(&keregev1.NodeUpdate{Evicted: true, Now: timestamppb.New(st.s.now())})
+	return why
 }
 
 // send tells the node what differs from what it was told.
@@ -208,7 +221,16 @@ func (st *nodeStream) take(r *keregev1.NodeReport, v nodeView) error {
 			st.s.log.Warn("a node says that a service is in which no registry places there; it is left out", "node", st.node, "member", mesh.Quote(name))
 		}
 	}
-	if err := st.replace(want); err != nil {
+	err := st.s.settled(func() error {
+		if err := st.s.admit.Admitted(st.node, st.issued); err != nil {
+			return status.Error(codes.PermissionDenied, err.Error())
+		}
+		return st.replace(want)
+	})
+	if status.Code(err) == codes.PermissionDenied {
+		return st.sentAway(err)
+	}
+	if err != nil {
 		st.s.log.Error("who is in the mesh is not on disk", "node", st.node, "error", err)
 		return status.Error(codes.Unavailable, "the server cannot write down who is in the mesh; its log says why")
 	}

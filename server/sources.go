@@ -73,7 +73,8 @@ func (s *Server) registerNodes(g *grpc.Server) {
 	s.nodeStreams = &nodeServer{log: audit, admit: s.tokens, views: s.views, members: s.hub.Members(), table: s.nodes,
 		trustDomain: s.ca.TrustDomain(), now: s.now,
 		mesh: func() (*mesh.Snapshot, []api.Node) { return s.hub.Snapshot(), s.nodeStatus() }}
-	keregev1.RegisterJoinServer(g, &joinServer{log: audit, tokens: s.tokens, ca: s.ca, servers: s.servers, now: s.now})
+	keregev1.RegisterJoinServer(g, &joinServer{log: audit, tokens: s.tokens, ca: s.ca, servers: s.servers, now: s.now,
+		replaced: func(node string) { s.drop(node, "replaced by another host") }})
 	keregev1.RegisterSignServer(g, &signServer{log: audit, admit: s.tokens, ca: s.ca, views: s.views, evidence: s.evidence,
 		barred: func(node, service, workload string) string {
 			return s.hub.Snapshot().Barred(node, mesh.ServiceName(service), workload)
@@ -84,14 +85,17 @@ func (s *Server) registerNodes(g *grpc.Server) {
 // nodeStatus is every host that has joined, connected or not, and what of it is in.
 func (s *Server) nodeStatus() []api.Node {
 	rows := map[string]*api.Node{}
+	away := map[string]bool{}
 	for _, j := range s.tokens.Nodes() {
-		if j.Evicted || j.Banned != "" {
+		if away[j.Name] = j.Evicted || j.Banned != ""; away[j.Name] {
 			continue
 		}
 		rows[j.Name] = &api.Node{Name: j.Name, Since: j.Joined, Addresses: []string{}, Services: []string{}}
 	}
 	for _, n := range s.nodes.list() {
-		rows[n.Name] = &n
+		if !away[n.Name] {
+			rows[n.Name] = &n
+		}
 	}
 	for _, row := range rows {
 		row.Services = []string{}

@@ -1,0 +1,100 @@
+package command
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/kerege/kerege/api"
+)
+
+func nodeEvictCommand() Command {
+	var s serverFlags
+	return Command{
+		Name:     "node evict",
+		Synopsis: "Send a host away; it may join again with a new token",
+		Args:     "NODE",
+		Long: `The host's certificate is refused by the servers from this moment, its services are out
+of the mesh, so that no caller is given its instances, and its proxies' streams to the
+servers end. Nothing on the host is changed. It comes back with kerege join and a new token.
+
+The certificates of services that it holds are accepted by other proxies until they
+end: leaves live as long as kerege ca status says.`,
+		Example: "kerege node evict vm-7",
+		Flags:   s.register,
+		Run: func(c *Call) error {
+			return sendAway(c, &s, "evict", nil)
+		},
+	}
+}
+
+func nodeBanCommand() Command {
+	var s serverFlags
+	var reason string
+	return Command{
+		Name:     "node ban",
+		Synopsis: "Send a host away, and let none of its name join",
+		Args:     "NODE",
+		Long: `Does what kerege node evict does, and refuses every token for a host of that name until
+kerege node unban. The reason is kept and audited.`,
+		Example: `kerege node ban vm-7 -reason "stolen"`,
+		Flags: func(f *flag.FlagSet) {
+			s.register(f)
+			f.StringVar(&reason, "reason", "", "Why, for whoever asks later: a `text`.")
+		},
+		Run: func(c *Call) error {
+			return sendAway(c, &s, "ban", api.BanRequest{Reason: reason})
+		},
+	}
+}
+
+func nodeUnbanCommand() Command {
+	var s serverFlags
+	return Command{
+		Name:     "node unban",
+		Synopsis: "Let a host of a banned name join again",
+		Args:     "NODE",
+		Long:     "Takes a ban back. The host joins with a new token: kerege token create -node NODE.",
+		Example:  "kerege node unban vm-7",
+		Flags:    s.register,
+		Run: func(c *Call) error {
+			node, err := oneNode(c)
+			if err != nil {
+				return err
+			}
+			var none struct{}
+			return s.post(c, "/v1/nodes/"+url.PathEscape(node)+"/unban", nil, &none)
+		},
+	}
+}
+
+func oneNode(c *Call) (string, error) {
+	if len(c.Args) != 1 || c.Args[0] == "" {
+		return "", errors.New("name one host, as kerege status lists it")
+	}
+	return c.Args[0], nil
+}
+
+func sendAway(c *Call, s *serverFlags, how string, body any) error {
+	node, err := oneNode(c)
+	if err != nil {
+		return err
+	}
+	var away api.NodeAway
+	if err := s.post(c, "/v1/nodes/"+url.PathEscape(node)+"/"+how, body, &away); err != nil {
+		return err
+	}
+	if c.JSON {
+		return c.printJSON(away)
+	}
+	services := "nothing of it was in the mesh"
+	if len(away.Services) > 0 {
+		services = "out of the mesh: " + plain(strings.Join(away.Services, ", "))
+	}
+	fmt.Fprintf(c.out, "%s is sent away: %s, %s.\n", plain(away.Node), services, count(away.Streams, "stream of its proxies ended", "streams of its proxies ended"))
+	fmt.Fprintf(c.out, "Certificates that it holds end in %s at most; until then other proxies believe them.\n", ago(time.Duration(away.LeafTTLSeconds*float64(time.Second))))
+	return nil
+}
