@@ -44,6 +44,25 @@ func TestALostRightCutsThatCallerAlone(t *testing.T) {
 	wantCut(t, k, "ops lost it, too", 1, 2, 3, 4, 5)
 }
 
+func TestTheLogSaysWhoAndWhoseRuleOnceACaller(t *testing.T) {
+	var log strings.Builder
+	p, _ := testProxy()
+	p.log = hclog.New(&hclog.LoggerOptions{Output: &log})
+	tell(t, p, "", allow("*"))
+	for i := range uint16(50) {
+		p.take([]event{from(1+2*i, "web"), asking(from(2+2*i, "web"), 1, "GET", "/"), from(1000+i, "ops")})
+	}
+	tell(t, p, "", allow("*"), mesh.Permission{Action: mesh.ActionDeny, Name: "web-out", From: []string{"web"}})
+	if n := strings.Count(log.String(), "\n"); n != 1 {
+		t.Errorf("%d lines", n)
+	}
+	for _, want := range []string{"/svc/web", "web-out", "connections=100", "calls=50", "proxy=api/vm-1", "destination=api"} {
+		if !strings.Contains(log.String(), want) {
+			t.Errorf("%q is missing in %s", want, log.String())
+		}
+	}
+}
+
 func TestWhatWasLetInAMomentBeforeIsCutWhenItIsToldOf(t *testing.T) {
 	p, k := testProxy()
 	tell(t, p, "", allow("ops"))

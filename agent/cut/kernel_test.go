@@ -8,9 +8,13 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"runtime"
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 )
 
 // pairOf is a connection over loopback: the taken side and the one that called.
@@ -88,6 +92,69 @@ func TestTheKernelEndsOneConnection(t *testing.T) {
 		if _, err := io.ReadFull(otherCalled, make([]byte, 1)); err != nil {
 			t.Errorf("%s: another connection was hit: %v", at[0], err)
 		}
+	}
+}
+
+// A workload's sockets may be in a network namespace of its own.
+func TestASocketInAnotherNamespace(t *testing.T) {
+	enter := func(do func() error) error {
+		done := make(chan error, 1)
+		go func() {
+			runtime.LockOSThread() // never unlocked: the thread, and with it the namespace, ends
+			if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+				done <- err
+				return
+			}
+			lo, err := netlink.LinkByName("lo")
+			if err == nil {
+				err = netlink.LinkSetUp(lo)
+			}
+			if err == nil {
+				err = do()
+			}
+			done <- err
+		}()
+		return <-done
+	}
+	var taken, called net.Conn
+	p := New(Config{ID: "api/vm-1"})
+	p.cfg.Enter = func(do func() error) error {
+		return enter(func() error {
+			l, err := net.Listen("tcp4", "127.0.0.1:0")
+			if err != nil {
+				return err
+			}
+			defer l.Close()
+			if called, err = net.Dial("tcp4", l.Addr().String()); err != nil {
+				return err
+			}
+			if taken, err = l.Accept(); err != nil {
+				return err
+			}
+			return do()
+		})
+	}
+	if _, err := p.reach(); err != nil {
+		t.Fatal(err)
+	}
+	defer p.kernel.close()
+	defer taken.Close()
+	defer called.Close()
+	local, peer := ends(taken)
+	s, found, err := p.find(place{peer, local})
+	if err != nil || !found {
+		t.Fatalf("found %v, %v", found, err)
+	}
+	if gone, err := p.destroy(s); gone || err != nil {
+		t.Errorf("gone %v, %v", gone, err)
+	}
+	d, err := openDiag()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.close()
+	if _, found, _ := d.find(local, peer); found {
+		t.Error("this namespace has it, too: nothing was shown")
 	}
 }
 

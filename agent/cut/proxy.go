@@ -143,14 +143,42 @@ func (p *Proxy) rulesOf(name string) (policy.Rules, bool) {
 func (p *Proxy) judgeAll() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	memo := verdicts{}
+	l := newLook()
 	for at, c := range p.open {
-		p.judge(at, c, c.calls, memo)
+		p.judge(at, c, c.calls, l)
 	}
+	p.tell(l)
 }
 
-// verdicts are those of one look: many connections are alike.
-type verdicts map[question]verdict
+// look is one look at many connections, of which most are alike.
+type look struct {
+	verdicts map[question]verdict
+	cuts     map[reason]*cuts
+}
+
+func newLook() *look { return &look{map[question]verdict{}, map[reason]*cuts{}} }
+
+// reason is why connections were cut, and whose.
+type reason struct {
+	to     mesh.ServiceName
+	caller mesh.Identity
+	why    string
+}
+
+type cuts struct {
+	connections, calls int
+	first              place
+	openFor            time.Duration // of the oldest
+}
+
+// tell logs who was cut: a line for each caller, however many connections it had.
+func (p *Proxy) tell(l *look) {
+	for r, c := range l.cuts {
+		p.log.Info("connections are cut: their caller lost the right", "proxy", p.cfg.ID, "destination", r.to, "caller", name(r.caller),
+			"because", r.why, "connections", c.connections, "calls", c.calls, "one_from", c.first.peer.String(), "to", c.first.to.String(),
+			"open_for", c.openFor.Round(time.Millisecond))
+	}
+}
 
 type question struct {
 	rules  string
@@ -166,50 +194,54 @@ type verdict struct {
 }
 
 // judge cuts a connection when it, or one of these calls on it, may not stay; mu is held.
-func (p *Proxy) judge(at place, c *connection, calls map[call]bool, memo verdicts) {
+func (p *Proxy) judge(at place, c *connection, calls map[call]bool, l *look) {
 	rules, known := p.rulesOf(c.rules)
 	if !known {
 		return // of a port that is no more: Envoy drains it
 	}
 	ask := func(method, path string) verdict {
 		q := question{c.rules, c.caller, c.http, method, path}
-		v, asked := memo[q]
+		v, asked := l.verdicts[q]
 		if !asked {
 			may, d := rules.MayStay(policy.Request{From: c.caller, HTTP: c.http, Method: method, Path: path})
 			v = verdict{may, d.Reason}
-			memo[q] = v
+			l.verdicts[q] = v
 		}
 		return v
 	}
 	if !c.http {
 		if v := ask("", ""); !v.may {
-			p.cut(at, c, rules.To, v.why)
+			p.cut(at, c, reason{rules.To, c.caller, v.why}, l)
 		}
 		return
 	}
 	for k := range calls {
 		if v := ask(k.method, k.path); !v.may {
-			p.cut(at, c, rules.To, v.why)
+			p.cut(at, c, reason{rules.To, c.caller, v.why}, l)
 			return
 		}
 	}
 }
 
 // cut ends a connection; mu is held.
-func (p *Proxy) cut(at place, c *connection, to mesh.ServiceName, why string) {
+func (p *Proxy) cut(at place, c *connection, r reason, l *look) {
+	calls := len(c.calls)
 	p.forget(at, c)
 	gone, err := p.destroy(c.socket)
 	switch {
 	case err != nil:
 		p.counts.Failed++
-		p.once(err, "a connection whose caller lost its right stays open", "caller", name(c.caller), "peer", at.peer.String(), "because", why)
+		p.once(err, "a connection whose caller lost its right stays open", "caller", name(c.caller), "peer", at.peer.String(), "because", r.why)
 		return
 	case gone:
 		return // it ended by itself
 	}
 	p.counts.Cut++
-	p.log.Info("a connection is cut: its caller lost the right", "proxy", p.cfg.ID, "destination", to, "caller", name(c.caller),
-		"peer", at.peer.String(), "at", at.to.String(), "calls", len(c.calls), "because", why, "open_for", time.Since(c.since).Round(time.Millisecond))
+	if l.cuts[r] == nil {
+		l.cuts[r] = &cuts{first: at}
+	}
+	sum := l.cuts[r]
+	sum.connections, sum.calls, sum.openFor = sum.connections+1, sum.calls+calls, max(sum.openFor, time.Since(c.since))
 }
 
 func name(id mesh.Identity) string {

@@ -24,16 +24,17 @@ type event struct {
 func (p *Proxy) take(list []event) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	memo := verdicts{}
+	l := newLook()
 	for _, e := range list {
 		if e.over {
 			p.over(e)
 			continue
 		}
 		if c := p.remember(e); c != nil {
-			p.judge(e.place, c, map[call]bool{e.call: true}, memo)
+			p.judge(e.place, c, map[call]bool{e.call: true}, l)
 		}
 	}
+	p.tell(l)
 }
 
 func (p *Proxy) over(e event) {
