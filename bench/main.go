@@ -37,6 +37,7 @@ var benchmarks = []benchmark{
 	{[]int{3}, "cold-start", runCold},
 	{[]int{4}, "memory-per-proxy", runMemory},
 	{[]int{6}, "scaling-exponent", runScaling},
+	{[]int{7}, "hcl-compile", runCompile},
 	{[]int{10}, "data-path", runPath},
 }
 

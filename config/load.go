@@ -72,7 +72,12 @@ func Load(paths ...string) (*Mesh, Diagnostics) {
 
 // LoadBytes is Load of files that are already read, by name.
 func LoadBytes(files map[string][]byte) (*Mesh, Diagnostics) {
-	p := &parser{sink: newSink(files), elsewhere: settingsNames()}
+	return loadBytes(files, map[string]*parsed{})
+}
+
+// loadBytes takes what is known of files, and adds to it.
+func loadBytes(files map[string][]byte, known map[string]*parsed) (*Mesh, Diagnostics) {
+	p := &parser{sink: newSink(files), elsewhere: settingsNames(), known: known}
 	root := p.roots(files, meshSchemaOnce())
 	m := &Mesh{Sources: files, Hash: hashOf(files)}
 	b := &builder{parser: p, mesh: m, byName: map[string]*node{}}
@@ -93,7 +98,14 @@ func (p *parser) roots(files map[string][]byte, schema *block) *node {
 	root := &node{schema: schema, args: map[string]*value{}}
 	names := p.scan()
 	root.bad = len(names) < len(files)
+	if p.known != nil {
+		p.ahead(names, schema)
+	}
 	for _, name := range names {
+		if k := p.known[name]; k != nil {
+			root.blocks = append(root.blocks, k.root.blocks...)
+			continue
+		}
 		if n := p.file(name, files[name], schema); n != nil {
 			root.blocks = append(root.blocks, n.blocks...)
 			root.bad = root.bad || n.bad

@@ -30,7 +30,9 @@ type parser struct {
 	elsewhere map[string]string // names of the other kinds of file, and where they belong
 	later     Diagnostics       // what is not supported yet
 	filters   map[string]compiled
-	hidden    bool // the argument at hand is a secret: no message quotes it
+	known     map[string]*parsed // files that need not be parsed again; nil: settings
+	braces    map[string]int     // that were counted in the others
+	hidden    bool               // the argument at hand is a secret: no message quotes it
 }
 
 func (p *parser) text(r hcl.Range) string {
@@ -45,11 +47,19 @@ func (p *parser) text(r hcl.Range) string {
 // of those that may be, sorted; none when the files are too much together.
 func (p *parser) scan() []string {
 	total, braces := 0, 0
+	p.braces = map[string]int{}
 	var out []string
 	for _, name := range slices.Sorted(maps.Keys(p.files)) {
 		before := len(p.diags)
 		total += len(p.files[name])
-		braces += prescan(p.sink, name, p.files[name])
+		n := 0
+		if k := p.known[name]; k != nil {
+			n = k.braces
+		} else {
+			n = prescan(p.sink, name, p.files[name])
+			p.braces[name] = n
+		}
+		braces += n
 		switch {
 		case total > MaxTotalBytes:
 			p.errorf(codeLimit, place{rng: startOf(name)}, "", "the files have more than %d bytes together", MaxTotalBytes)

@@ -40,6 +40,7 @@ type Source struct {
 	log hclog.Logger
 
 	applying sync.Mutex // one load at a time
+	loader   config.Loader
 
 	mu        sync.Mutex
 	current   *config.Mesh
@@ -190,7 +191,7 @@ func (s *Source) load(unasked bool) (config.Diagnostics, error) {
 	if unasked {
 		s.restore()
 	}
-	m, diags := config.Load(s.opt.Paths...)
+	m, diags := s.loader.Load(s.opt.Paths...)
 	if m != nil {
 		diags = append(diags, m.Unsupported...)
 		if s.opt.Check != nil {
