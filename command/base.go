@@ -237,6 +237,14 @@ func (c *Call) printJSON(v any) error {
 	return nil
 }
 
+// listed is a list that is [] in JSON when it is empty.
+func listed[T any](all []T) []T {
+	if all == nil {
+		return []T{}
+	}
+	return all
+}
+
 func indent(text string) string {
 	return strings.ReplaceAll("  "+strings.ReplaceAll(text, "\n", "\n  "), "\n  \n", "\n\n")
 }

@@ -1,6 +1,7 @@
 package command
 
 import (
+	"fmt"
 	"strings"
 
 	"github.com/fatih/color"
@@ -22,7 +23,11 @@ func intentionsCommand() Command {
 				return err
 			}
 			if c.JSON {
-				return c.printJSON(all)
+				return c.printJSON(listed(all))
+			}
+			if len(all) == 0 {
+				fmt.Fprintln(c.out, "No intention is in force: every call meets default_intention (kerege status).")
+				return nil
 			}
 			var t table
 			t.add("destination", "", "callers", "what", "where")

@@ -2,6 +2,7 @@ package command
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/fatih/color"
@@ -27,19 +28,25 @@ Exits 2 when a proxy refused an update.`,
 				return err
 			}
 			if c.JSON {
-				return c.printJSON(all)
+				if err := c.printJSON(listed(all)); err != nil {
+					return err
+				}
+			} else {
+				printProxies(c, all)
 			}
-			return printProxies(c, all)
+			if slices.ContainsFunc(all, func(p api.Proxy) bool { return p.State == "nacked" }) {
+				return findings()
+			}
+			return nil
 		},
 	}
 }
 
-func printProxies(c *Call, all []api.Proxy) error {
+func printProxies(c *Call, all []api.Proxy) {
 	if len(all) == 0 {
 		fmt.Fprintln(c.out, "No proxy has connected yet.")
-		return nil
+		return
 	}
-	refused := false
 	var t table
 	t.add("proxy", "state", "resources", "lag", "connected", "sent")
 	for _, p := range all {
@@ -51,7 +58,7 @@ func printProxies(c *Call, all []api.Proxy) error {
 		state := p.State
 		switch p.State {
 		case "nacked":
-			state, refused = c.paint(color.FgRed, "refused"), true
+			state = c.paint(color.FgRed, "refused")
 		case "stale":
 			state = c.paint(color.FgYellow, "stale")
 		}
@@ -59,7 +66,7 @@ func printProxies(c *Call, all []api.Proxy) error {
 		if p.Connected {
 			connected = since(p.Since)
 		}
-		t.add(p.ID, state, fmt.Sprint(resources), ago(time.Duration(lag*float64(time.Second))), connected, fmt.Sprintf("%d messages, %s", p.Messages, size(p.Bytes)))
+		t.add(p.ID, state, fmt.Sprint(resources), ago(time.Duration(lag*float64(time.Second))), connected, count(int(p.Messages), "message", "messages")+", "+size(p.Bytes))
 	}
 	t.print(c.out)
 	for _, p := range all {
@@ -75,10 +82,6 @@ func printProxies(c *Call, all []api.Proxy) error {
 			fmt.Fprintf(c.out, "\n%s: %s\n", p.ID, plain(problem))
 		}
 	}
-	if refused {
-		return findings()
-	}
-	return nil
 }
 
 func size(n uint64) string {

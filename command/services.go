@@ -36,7 +36,10 @@ do not. With names, only those.`,
 				all = slices.DeleteFunc(all, func(v api.Service) bool { return !slices.Contains(c.Args, v.Name) })
 			}
 			if c.JSON {
-				return c.printJSON(all)
+				return c.printJSON(listed(all))
+			}
+			if len(all) == 0 {
+				fmt.Fprintln(c.out, "No registry and no file knows a service yet.")
 			}
 			for _, v := range all {
 				printService(c, v)

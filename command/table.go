@@ -15,6 +15,10 @@ type table struct {
 
 func (t *table) add(cells ...string) { t.rows = append(t.rows, cells) }
 
+// alignedTo is the widest cell that others of its column are padded to: a longer
+// one shifts the rest of its own row, and not every row off the screen.
+const alignedTo = 34
+
 func (t *table) print(w io.Writer) {
 	var widths []int
 	for _, row := range t.rows {
@@ -22,7 +26,9 @@ func (t *table) print(w io.Writer) {
 			if i == len(widths) {
 				widths = append(widths, 0)
 			}
-			widths[i] = max(widths[i], width(cell))
+			if n := width(cell); n <= alignedTo {
+				widths[i] = max(widths[i], n)
+			}
 		}
 	}
 	for _, row := range t.rows {
@@ -30,7 +36,7 @@ func (t *table) print(w io.Writer) {
 		for i, cell := range row {
 			b.WriteString(cell)
 			if i < len(row)-1 {
-				b.WriteString(strings.Repeat(" ", widths[i]-width(cell)+2))
+				b.WriteString(strings.Repeat(" ", max(widths[i]-width(cell), 0)+2))
 			}
 		}
 		fmt.Fprintln(w, strings.TrimRight(b.String(), " "))

@@ -83,7 +83,7 @@ func (s *Server) status() api.Status {
 		Server: s.name, Version: s.opt.Version, TrustDomain: s.ca.TrustDomain(), MTLS: string(c.MTLS),
 		DefaultIntention: string(c.DefaultIntention), Outbound: string(c.Outbound),
 		Generation: api.Generation{Number: int(gen.Counter), Hash: gen.Hash, Applied: s.files.Applied(), Of: int(s.files.RolledBack())},
-		Differs:    s.files.Differs(), Sources: s.sourceStatus(), Nodes: s.nodeStatus(), Services: len(snap.Services()),
+		Differs:    listed(s.files.Differs()), Sources: s.sourceStatus(), Nodes: s.nodeStatus(), Services: len(snap.Services()),
 		Proxies: countsOf(s.proxies()), Held: heldOf(snap), Guards: s.guards(), Conflicts: conflictsOf(snap),
 		CA: api.CA{RootExpires: cs.RootExpires, IntermediateExpires: cs.IntermediateExpires, BundleHash: cs.BundleHash, LeafTTLSeconds: cs.LeafTTL.Seconds()},
 	}
@@ -97,6 +97,14 @@ func (s *Server) status() api.Status {
 	}
 	st.Ready = len(st.WaitingFor) == 0
 	return st
+}
+
+// listed is a list that is [] in JSON when it is empty.
+func listed(all []string) []string {
+	if all == nil {
+		return []string{}
+	}
+	return all
 }
 
 func (s *Server) sourceStatus() []api.Source {

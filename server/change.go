@@ -28,7 +28,7 @@ func (s *Server) plan() (api.Plan, error) {
 // planOf is what a mesh would change, or why it cannot be applied.
 func (s *Server) planOf(m *config.Mesh, diags config.Diagnostics, differs []string) (api.Plan, error) {
 	gen, _ := s.files.Current()
-	out := api.Plan{Generation: int(gen.Counter), Calls: []api.CallChange{}, Proxies: []api.ProxyChange{}, Files: differs,
+	out := api.Plan{Generation: int(gen.Counter), Calls: []api.CallChange{}, Proxies: []api.ProxyChange{}, Files: listed(differs),
 		Warnings: []api.Diagnostic{}, Diagnostics: []api.Diagnostic{}}
 	old := s.hub.Snapshot()
 	if m != nil {

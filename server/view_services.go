@@ -111,7 +111,7 @@ func heldOf(s *mesh.Snapshot) []api.Held {
 
 // callersOf is who an allow block names for a destination.
 func callersOf(s *mesh.Snapshot, dest mesh.ServiceName) []string {
-	var all []string
+	all := []string{}
 	for _, in := range s.Intentions(dest) {
 		for _, rule := range in.Rules {
 			if rule.Action == mesh.ActionAllow {
