@@ -4,6 +4,7 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -11,6 +12,7 @@ import (
 
 	"github.com/kerege/kerege/agent/capture"
 	"github.com/kerege/kerege/api"
+	"github.com/kerege/kerege/config"
 	"github.com/kerege/kerege/telemetry"
 )
 
@@ -118,6 +120,7 @@ func captureRemoveCommand() Command {
 	var a agentFlags
 	var orphaned bool
 	var state string
+	var settings paths
 	return Command{
 		Name:     "capture remove",
 		Synopsis: "Take all of kerege's rules out; the tables are as they were before",
@@ -133,9 +136,13 @@ confirmed in time. Where an agent runs it does nothing.`,
 		Flags: func(f *flag.FlagSet) {
 			a.register(f)
 			f.BoolVar(&orphaned, "if-orphaned", false, "Only what must not stay without an agent, and only if there is none.")
-			f.StringVar(&state, "state-dir", "/var/lib/kerege/agent/capture", "With -if-orphaned: the agent's capture `directory`.")
+			f.StringVar(&state, "state-dir", "", "With -if-orphaned: the agent's capture `directory`; else that of data_dir in the settings.")
+			f.Var(&settings, "config", "With -if-orphaned: settings that say data_dir, a `file` or directory. (default /etc/kerege.d)")
 		},
 		Run: func(c *Call) error {
+			if orphaned && state == "" {
+				state = stateDir(settings.or("/etc/kerege.d"))
+			}
 			if orphaned {
 				return removeOrphaned(c, state)
 			}
@@ -158,6 +165,16 @@ confirmed in time. Where an agent runs it does nothing.`,
 			return nil
 		},
 	}
+}
+
+// stateDir is where the agent of these settings keeps the capture's record; where
+// they cannot be read, where one without settings would.
+func stateDir(settings []string) string {
+	dir := "/var/lib/kerege/agent"
+	if cfg, diags := config.LoadAgent(settings...); cfg != nil && !diags.HasErrors() {
+		dir = cfg.DataDir
+	}
+	return filepath.Join(dir, "capture")
 }
 
 // removeOrphaned does without an agent what its stand-in would.

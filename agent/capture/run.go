@@ -7,12 +7,15 @@ import (
 )
 
 // Run looks after the capture until ctx ends: it mends what other programs
-// flushed, tries again what is pending, and undoes what nobody confirmed. It
+// flushed, at once where the kernel tells of it (nftables), tries again what is pending, and undoes what nobody confirmed. It
 // leaves everything as it is when it ends.
 func (m *Manager) Run(ctx context.Context) error {
 	m.attend()
+	changes, stop := m.watch()
+	defer stop()
 	for {
 		wait := m.tick(ctx)
+		changes.last = time.Now()
 		timer := time.NewTimer(wait)
 		select {
 		case <-ctx.Done():
@@ -20,6 +23,9 @@ func (m *Manager) Run(ctx context.Context) error {
 			return nil
 		case <-m.poke:
 			timer.Stop()
+		case <-changes.heard:
+			timer.Stop()
+			changes.due(ctx, m.poke, wait)
 		case <-timer.C:
 		}
 	}
