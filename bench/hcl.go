@@ -35,7 +35,7 @@ func runCompile(f flags) (any, error) {
 		out.Bytes += len(text)
 	}
 	var parse, cold, edit []time.Duration
-	for r := range min(f.rounds, 10) {
+	for r := range min(f.rounds, 5) {
 		debug.FreeOSMemory() // what was before is not this round's garbage
 		before := processCPU()
 		for name, text := range files {

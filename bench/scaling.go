@@ -15,7 +15,10 @@ type Scaling struct {
 	Exponent float64         // of the power law through them
 }
 
-const dependents = 100 // of the service that changes, whatever grows
+const (
+	dependents    = 100 // of the service that changes, whatever grows
+	scalingRounds = 15  // at each of nine sizes
+)
 
 // runScaling is benchmark 6: a hundred proxies depend on the service that changes;
 // what else there is grows, one size at a time.
@@ -47,7 +50,7 @@ func runScaling(f flags) (any, error) {
 		s.Exponent = exponent(x, s.CPU)
 		all = append(all, s)
 	}
-	fmt.Printf("\nCPU of a change with %d dependents, median of %d rounds, and the exponent of the power law through it (goal: at most 0.1)\n", dependents, f.rounds)
+	fmt.Printf("\nCPU of a change with %d dependents, median of %d rounds, and the exponent of the power law through it (goal: at most 0.1)\n", dependents, min(f.rounds, scalingRounds))
 	t := newTable("sizes", "CPU a change", "exponent")
 	for _, s := range all {
 		t.row(s.Of, fmt.Sprint(s.Sizes), fmt.Sprint(s.CPU), s.Exponent)
@@ -64,7 +67,7 @@ func changeCPU(f flags, s shape) (time.Duration, error) {
 	}
 	defer c.stop()
 	cs := &Case{Name: "scaling", Dependents: s.dependents(warm)}
-	for r := range f.warmup + f.rounds {
+	for r := range f.warmup + min(f.rounds, scalingRounds) {
 		if err := c.round(cs, warm, r >= f.warmup); err != nil {
 			return 0, fmt.Errorf("round %d: %w", r, err)
 		}
