@@ -14,6 +14,7 @@ import (
 	"github.com/hashicorp/go-hclog"
 
 	"github.com/kerege/kerege/agent/seal"
+	"github.com/kerege/kerege/durable"
 )
 
 // state is what the node remembers across restarts, with every server away.
@@ -179,7 +180,7 @@ func (m *memory) save() error {
 	m.changed = false
 	m.mu.Unlock()
 	if err == nil {
-		err = seal.WriteFile(m.path, append(text, '\n'))
+		err = durable.WriteFile(m.path, append(text, '\n'))
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()

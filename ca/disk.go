@@ -7,19 +7,17 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"strings"
 	"syscall"
+
+	"github.com/kerege/kerege/durable"
 )
 
 // ErrDamaged is wrapped where state on disk cannot be trusted. Nothing on disk
 // has been changed then.
 var ErrDamaged = errors.New("state is damaged")
 
-const (
-	maxState = 16 << 20
-	tempMark = ".new-" // in the name of what is being written
-)
+const maxState = 16 << 20
 
 // disk writes files so that a crash leaves the old or the new one. step is
 // called before every change of the disk: tests stop there.
@@ -34,50 +32,15 @@ func (d disk) at(what string) {
 }
 
 // write puts body into path, mode 0600, behind a line with its kind and checksum.
-func (d disk) write(path, kind string, body []byte) (err error) {
-	dir, name := filepath.Split(path)
-	d.at("create " + name)
-	f, err := os.CreateTemp(dir, "."+name+tempMark+"*")
-	if err != nil {
+func (d disk) write(path, kind string, body []byte) error {
+	if err := durable.WriteFileAt(path, append([]byte(header(kind, body)), body...), d.at); err != nil {
 		return fmt.Errorf("writing %s: %w", path, err)
 	}
-	defer func() {
-		if err != nil {
-			f.Close()
-			os.Remove(f.Name())
-			err = fmt.Errorf("writing %s: %w", path, err)
-		}
-	}()
-	d.at("write " + name)
-	if _, err = f.Write(append([]byte(header(kind, body)), body...)); err != nil {
-		return err
-	}
-	d.at("sync " + name)
-	if err = f.Sync(); err != nil {
-		return err
-	}
-	if err = f.Close(); err != nil {
-		return err
-	}
-	d.at("rename " + name)
-	if err = os.Rename(f.Name(), path); err != nil {
-		return err
-	}
-	d.at("sync directory of " + name)
-	return syncDir(dir)
+	return nil
 }
 
 func header(kind string, body []byte) string {
 	return fmt.Sprintf("kerege %s 1 %x\n", kind, sha256.Sum256(body))
-}
-
-func syncDir(dir string) error {
-	f, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	return f.Sync()
 }
 
 // readFile gives the body of a file that write wrote. A file that is not there
@@ -122,18 +85,15 @@ func ours(path string, info fs.FileInfo, want fs.FileMode) error {
 // entries lists a directory but for leftovers of a write that was cut off,
 // which it removes.
 func entries(dir string) ([]string, error) {
+	if err := durable.Sweep(dir); err != nil {
+		return nil, err
+	}
 	list, err := os.ReadDir(dir)
 	if err != nil {
 		return nil, err
 	}
 	var names []string
 	for _, e := range list {
-		if strings.HasPrefix(e.Name(), ".") && strings.Contains(e.Name(), tempMark) {
-			if err := os.RemoveAll(filepath.Join(dir, e.Name())); err != nil {
-				return nil, err
-			}
-			continue
-		}
 		names = append(names, e.Name())
 	}
 	return names, nil

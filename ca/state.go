@@ -13,6 +13,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/kerege/kerege/durable"
 )
 
 // Files of the authority's directory. The mark lies beside the directory and
@@ -105,7 +107,7 @@ func (a *Authority) create() error {
 		return err
 	}
 	a.disk.at("create directory")
-	tmp, err := os.MkdirTemp(filepath.Dir(a.dir), "."+filepath.Base(a.dir)+tempMark+"*") // mode 0700
+	tmp, err := durable.TempDir(a.dir)
 	if err != nil {
 		return err
 	}
@@ -128,7 +130,7 @@ func (a *Authority) create() error {
 		return err
 	}
 	a.disk.at("sync parent")
-	return syncDir(filepath.Dir(a.dir))
+	return durable.SyncDir(filepath.Dir(a.dir))
 }
 
 // save puts a state on disk: nobody is shown what is not there.

@@ -15,6 +15,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/kerege/kerege/durable"
 )
 
 // TestMain lets a test run its own binary as a server that kills itself at the
@@ -88,7 +90,7 @@ func TestKilledAtEveryStepOfTheFirstStart(t *testing.T) {
 		for _, d := range []string{dir, filepath.Dir(dir)} {
 			list, _ := os.ReadDir(d)
 			for _, e := range list {
-				if strings.Contains(e.Name(), tempMark) {
+				if durable.Leftover(e.Name()) {
 					t.Errorf("%s: %s is left over", said, e.Name())
 				}
 			}

@@ -10,10 +10,12 @@ import (
 	"os"
 	"path/filepath"
 	"time"
+
+	"github.com/kerege/kerege/durable"
 )
 
-// store is one small file that survives a crash at any moment: written beside
-// itself, synced, renamed; its first line carries kind, version and checksum.
+// store is one small file that survives a crash at any moment; its first line
+// carries kind, version and checksum.
 // path "" is no file.
 type store struct {
 	path    string
@@ -44,44 +46,14 @@ func (s store) write(v any) error {
 	if err != nil {
 		return fmt.Errorf("writing %s: %w", s.path, err)
 	}
-	if err := writeSynced(s.path, append([]byte(s.header(body)), body...)); err != nil {
+	err = os.MkdirAll(filepath.Dir(s.path), 0o700)
+	if err == nil {
+		err = durable.WriteFile(s.path, append([]byte(s.header(body)), body...))
+	}
+	if err != nil {
 		return fmt.Errorf("writing %s: %w", s.path, err)
 	}
 	return nil
-}
-
-func writeSynced(path string, text []byte) (err error) {
-	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
-		return err
-	}
-	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if err != nil {
-			f.Close()
-			os.Remove(f.Name())
-		}
-	}()
-	if _, err := f.Write(text); err != nil {
-		return err
-	}
-	if err := f.Sync(); err != nil {
-		return err
-	}
-	if err := f.Close(); err != nil {
-		return err
-	}
-	if err := os.Rename(f.Name(), path); err != nil {
-		return err
-	}
-	dir, err := os.Open(filepath.Dir(path))
-	if err != nil {
-		return err
-	}
-	defer dir.Close()
-	return dir.Sync()
 }
 
 // read fills v. errNoFile is a first start; any other error is a file that

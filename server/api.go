@@ -16,6 +16,7 @@ import (
 
 	"github.com/kerege/kerege/api"
 	"github.com/kerege/kerege/ca"
+	"github.com/kerege/kerege/durable"
 	"github.com/kerege/kerege/mesh"
 )
 
@@ -228,11 +229,7 @@ func newOperatorToken(path string) (string, error) {
 	b := make([]byte, 32)
 	rand.Read(b)
 	token := "ko_" + hex.EncodeToString(b)
-	err := os.WriteFile(path+".new", []byte(token+"\n"), 0o600)
-	if err == nil {
-		err = os.Rename(path+".new", path)
-	}
-	if err != nil {
+	if err := durable.WriteFile(path, []byte(token+"\n")); err != nil {
 		return "", fmt.Errorf("writing the operator's token: %w", err)
 	}
 	return token, nil

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/kerege/kerege/api"
+	"github.com/kerege/kerege/durable"
 )
 
 // frost is whether proxies are told of changes. It is kept on disk: a server that
@@ -62,17 +63,16 @@ func (f *frost) thawed() <-chan struct{} {
 func (f *frost) set(to *api.Frozen) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	err := os.Remove(f.path)
-	if errors.Is(err, fs.ErrNotExist) {
-		err = nil
-	}
-	if to != nil {
+	var err error
+	if to == nil {
+		err = os.Remove(f.path)
+		if errors.Is(err, fs.ErrNotExist) {
+			err = nil
+		}
+	} else {
 		var text []byte
 		if text, err = json.Marshal(to); err == nil {
-			err = os.WriteFile(f.path+".new", text, 0o600)
-		}
-		if err == nil {
-			err = os.Rename(f.path+".new", f.path)
+			err = durable.WriteFile(f.path, text)
 		}
 	}
 	if err != nil {

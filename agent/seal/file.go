@@ -9,9 +9,10 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"strconv"
 	"time"
+
+	"github.com/kerege/kerege/durable"
 )
 
 // ErrUnusable is wrapped when a file is there and must not be believed. Its
@@ -37,7 +38,7 @@ func (k Key) Write(path, kind string, version int, plain []byte) error {
 	sum := sha256.Sum256(body)
 	out := make([]byte, 0, len(head)+len(sum)+len(body))
 	out = append(append(append(out, head...), sum[:]...), body...)
-	if err := WriteFile(path, out); err != nil {
+	if err := durable.WriteFile(path, out); err != nil {
 		return fmt.Errorf("sealing %s: %w", path, err)
 	}
 	return nil
@@ -115,44 +116,4 @@ func Aside(path string, now time.Time) (string, error) {
 		return "", fmt.Errorf("moving a refused file aside: %w", err)
 	}
 	return to, nil
-}
-
-// WriteFile writes a file of mode 0600 so that a crash leaves the old one or the
-// new one, never a part. The directory must be there.
-func WriteFile(path string, text []byte) error {
-	dir := filepath.Dir(path)
-	f, err := os.CreateTemp(dir, "."+filepath.Base(path)+".*")
-	if err != nil {
-		return fmt.Errorf("writing %s: %w", path, err)
-	}
-	_, err = f.Write(text)
-	if err == nil {
-		err = f.Sync()
-	}
-	if e := f.Close(); err == nil {
-		err = e
-	}
-	if err == nil {
-		err = os.Rename(f.Name(), path)
-	}
-	if err != nil {
-		os.Remove(f.Name())
-		return fmt.Errorf("writing %s: %w", path, err)
-	}
-	return syncDir(dir)
-}
-
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return fmt.Errorf("opening directory to sync it: %w", err)
-	}
-	err = d.Sync()
-	if e := d.Close(); err == nil {
-		err = e
-	}
-	if err != nil {
-		return fmt.Errorf("syncing directory: %w", err)
-	}
-	return nil
 }

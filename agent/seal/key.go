@@ -8,6 +8,8 @@ import (
 	"io/fs"
 	"os"
 	"strings"
+
+	"github.com/kerege/kerege/durable"
 )
 
 // Key seals files: AES-256 in GCM. It prints as [redacted].
@@ -30,7 +32,7 @@ func LoadKey(path string, create bool) (Key, error) {
 	text, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) && create {
 		k := NewKey()
-		if err := WriteFile(path, []byte(base64.StdEncoding.EncodeToString(k.secret[:])+"\n")); err != nil {
+		if err := durable.WriteFile(path, []byte(base64.StdEncoding.EncodeToString(k.secret[:])+"\n")); err != nil {
 			return Key{}, fmt.Errorf("making a seal key: %w", err)
 		}
 		return k, nil

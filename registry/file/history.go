@@ -187,7 +187,7 @@ func (s *Source) readPast(n uint64) (kept, error) {
 // remember puts a generation among those that a rollback can bring back, and
 // forgets the oldest.
 func (s *Source) remember(n uint64, text []byte) error {
-	if err := writeSynced(s.pastFile(n), text); err != nil {
+	if err := replace(s.pastFile(n), text); err != nil {
 		return err
 	}
 	bytes, count := int64(0), 0

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/kerege/kerege/config"
+	"github.com/kerege/kerege/durable"
 )
 
 // kept is the state file: the accepted texts, so that a restart with broken
@@ -34,7 +35,7 @@ func (s *Source) keep(gen Generation, applied time.Time, m *config.Mesh, p pin) 
 	}
 	text, err := json.Marshal(kept{stateVersion, gen, applied, p, m.Sources})
 	if err == nil {
-		err = writeSynced(s.opt.State, text)
+		err = replace(s.opt.State, text)
 	}
 	if err == nil && gen.Counter > s.newest() {
 		err = s.remember(gen.Counter, text)
@@ -89,36 +90,12 @@ func (s *Source) restore() {
 	s.current, s.gen, s.applied, s.pin = m, k.Generation, k.Since, k.pin
 }
 
-// writeSynced replaces a file so that a crash leaves the old or the new text.
-func writeSynced(path string, text []byte) (err error) {
+// replace writes a file whole, in a directory that it makes.
+func replace(path string, text []byte) error {
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return err
 	}
-	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if err != nil {
-			f.Close()
-			os.Remove(f.Name())
-		}
-	}()
-	if _, err := f.Write(text); err != nil {
-		return err
-	}
-	if err := errors.Join(f.Sync(), f.Close()); err != nil {
-		return err
-	}
-	if err := os.Rename(f.Name(), path); err != nil {
-		return err
-	}
-	dir, err := os.Open(filepath.Dir(path))
-	if err != nil {
-		return err
-	}
-	defer dir.Close()
-	return dir.Sync()
+	return durable.WriteFile(path, text)
 }
 
 // Differs lists, sorted, the files that on disk are not as in the generation in
