@@ -202,7 +202,7 @@ func (t *turn) clusters(r *Resource, ok func(name string) bool) bool {
 			}
 		case TypeRoute:
 			// A listener opens with its routes, and they with their clusters.
-			if it := t.kinds[TypeRoute].items[ref.Name]; it != nil {
+			if it := t.kinds[TypeRoute].find(ref.Name); it != nil {
 				if want := t.target(it); want != nil && !t.clusters(want, ok) {
 					return false
 				}
@@ -217,7 +217,7 @@ func (t *turn) clusters(r *Resource, ok func(name string) bool) bool {
 // client never asked for, hold up nothing.
 func (t *turn) clusterReady(name string) bool {
 	cds, eds := t.kinds[TypeCluster], t.kinds[TypeEndpoints]
-	it := cds.items[name]
+	it := cds.find(name)
 	if !cds.asked || it == nil || !cds.covers(it) || it.want == nil {
 		return true
 	}
@@ -225,7 +225,7 @@ func (t *turn) clusterReady(name string) bool {
 	if it.acked.version() == "" || it.sent.version() != it.acked.version() || want != nil && want.Version != it.sent.version() {
 		return false
 	}
-	if e := eds.items[name]; eds.asked && e != nil && e.want != nil && e.acked.version() == "" {
+	if e := eds.find(name); eds.asked && e != nil && e.want != nil && e.acked.version() == "" {
 		return false
 	}
 	return true
@@ -234,7 +234,7 @@ func (t *turn) clusterReady(name string) bool {
 // clusterSent is false for a cluster that the client will be sent but was not.
 func (t *turn) clusterSent(name string) bool {
 	cds := t.kinds[TypeCluster]
-	it := cds.items[name]
+	it := cds.find(name)
 	return !cds.asked || it == nil || !cds.covers(it) || it.sent.version() != "" || t.target(it) == nil
 }
 
@@ -313,7 +313,7 @@ func (t *turn) named(k *kind, it *item) bool {
 			}
 		}
 	}
-	if t.held[Ref{k.url, it.name}] {
+	if t.held[Ref{k.url, it.name()}] {
 		return true
 	}
 	return t.dark > 0 && removalRank[k.url] > t.dark
@@ -345,7 +345,7 @@ func (t *turn) hold(url string, it *item, h have) {
 
 // message records what is sent and returns it. What does not fit stays queued.
 func (t *turn) message(k *kind, send, gone []*item) *Message {
-	byName := func(a, b *item) int { return cmp.Compare(a.name, b.name) }
+	byName := func(a, b *item) int { return cmp.Compare(a.name(), b.name()) }
 	slices.SortFunc(send, byName)
 	slices.SortFunc(gone, byName)
 	m := &Message{Type: k.url, Nonce: t.nextNonce()}
@@ -368,7 +368,7 @@ func (t *turn) message(k *kind, send, gone []*item) *Message {
 		}
 	}
 	for _, it := range gone {
-		m.Removed = append(m.Removed, it.name)
+		m.Removed = append(m.Removed, it.name())
 		f.entries = append(f.entries, entry{it: it, prev: it.acked, epoch: it.epoch})
 		it.sent, it.forced = have{}, false
 		k.queue(it)
@@ -387,7 +387,7 @@ func (t *turn) follow(cluster *Resource) {
 		if ref.Type != TypeEndpoints {
 			continue
 		}
-		if it := eds.items[ref.Name]; it != nil && it.want != nil && eds.covers(it) {
+		if it := eds.find(ref.Name); it != nil && it.want != nil && eds.covers(it) {
 			it.forced = true
 			eds.queue(it)
 		}

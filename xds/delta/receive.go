@@ -72,7 +72,7 @@ func (k *kind) subscribe(name string, initial map[string]string) {
 // owe marks what a subscription must be answered with: everything that was
 // asked for, but what a reconnecting client says it has.
 func (k *kind) owe(it *item, initial map[string]string) {
-	if initial[it.name] == "" && (it.want != nil || it.sub) {
+	if initial[it.name()] == "" && (it.want != nil || it.sub) {
 		it.forced = true
 	}
 	k.queue(it)
@@ -88,7 +88,7 @@ func (k *kind) unsubscribe(name string) {
 		}
 		return
 	}
-	it := k.items[name]
+	it := k.find(name)
 	if it == nil || !it.sub {
 		return
 	}
@@ -114,16 +114,16 @@ func (k *kind) forget(it *item) {
 // drop deletes an item that neither side speaks of. The list of things to do
 // may still have it, with nothing to do.
 func (k *kind) drop(it *item) {
-	if it.want == nil && !it.sub && it.sent.version() == "" && it.acked.version() == "" && k.items[it.name] == it {
+	if it.want == nil && !it.sub && it.sent.version() == "" && it.acked.version() == "" && k.items[it.id] == it {
 		k.setNack(it, nil)
-		delete(k.items, it.name)
+		delete(k.items, it.id)
 	}
 }
 
 // reconnected takes in what the client holds from a stream before.
 func (s *Session) reconnected(now time.Time, k *kind, initial map[string]string) {
 	for name, version := range initial {
-		it := k.items[name]
+		it := k.find(name)
 		if version == "" || (it == nil || !it.sub) && !k.wild {
 			continue
 		}
@@ -229,7 +229,7 @@ func (s *Session) refuse(now time.Time, k *kind, e entry, words string) {
 	if len(sn.bad) > 64 {
 		sn.bad = sn.bad[1:]
 	}
-	n := Nack{Type: k.url, Name: it.name, Version: e.what.version(), Held: it.acked.version(), Words: words, At: now}
+	n := Nack{Type: k.url, Name: it.name(), Version: e.what.version(), Held: it.acked.version(), Words: words, At: now}
 	if r := e.what.res(); r != nil {
 		n.Cause, n.Resource = r.Cause, r
 	}
@@ -252,7 +252,7 @@ func blame(url string, adds []entry, words string) []entry {
 	}
 	var out []entry
 	for _, e := range adds {
-		if mentions(words, e.it.name) {
+		if mentions(words, e.it.name()) {
 			out = append(out, e)
 		}
 	}

@@ -6,6 +6,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unique"
 
 	discovery "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
 )
@@ -58,7 +59,7 @@ type kind struct {
 	asked  bool // the client has sent a request for it
 	wild   bool // subscribed to everything
 	answer bool // owed a response, even an empty one
-	items  map[string]*item
+	items  map[unique.Handle[string]]*item
 	todo   []*item   // items to look at in Next
 	flight []*flight // messages not acknowledged, oldest first
 	probes [][]*item // parts of a refused message, each to be sent alone
@@ -71,7 +72,7 @@ type kind struct {
 // item is one name of a type: what should be, against what the client has. A
 // stream has one for each of its resources, so it is kept small.
 type item struct {
-	name    string
+	id      unique.Handle[string] // its name; one text for all streams
 	want    *Resource
 	sent    have   // the last thing sent; what the client has once it acknowledges
 	acked   have   // what it is known to have accepted
@@ -160,7 +161,7 @@ type entry struct {
 func (s *Session) kind(url string) *kind {
 	k := s.kinds[url]
 	if k == nil {
-		k = &kind{url: url, items: map[string]*item{}}
+		k = &kind{url: url, items: map[unique.Handle[string]]*item{}}
 		s.kinds[url] = k
 		s.order = append(s.order, k)
 		s.reverse = append(s.reverse, k)
@@ -172,13 +173,19 @@ func (s *Session) kind(url string) *kind {
 }
 
 func (k *kind) item(name string) *item {
-	it := k.items[name]
+	id := unique.Make(name)
+	it := k.items[id]
 	if it == nil {
-		it = &item{name: name}
-		k.items[name] = it
+		it = &item{id: id}
+		k.items[id] = it
 	}
 	return it
 }
+
+// find is item without making one.
+func (k *kind) find(name string) *item { return k.items[unique.Make(name)] }
+
+func (it *item) name() string { return it.id.Value() }
 
 func (k *kind) setNack(it *item, n *Nack) {
 	if it.nack() == n {
@@ -258,7 +265,7 @@ func (s *Session) unwant(set *Set, old, now []*Resource) {
 			continue
 		}
 		k := s.kind(r.Type)
-		if it := k.items[r.Name]; it != nil && it.want == r {
+		if it := k.find(r.Name); it != nil && it.want == r {
 			it.want = set.find(r)
 			k.queue(it)
 		}

@@ -14,7 +14,7 @@ func (s *Session) Standing(typ, name string) Standing {
 	if k == nil {
 		return Standing{}
 	}
-	it := k.items[name]
+	it := k.find(name)
 	if it == nil {
 		return Standing{Covered: k.wild}
 	}

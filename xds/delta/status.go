@@ -107,7 +107,8 @@ func (s *Session) Status() Status {
 		}
 		ts := TypeStatus{Type: k.url, State: k.state(), Since: k.log.since, Wildcard: k.wild, Versions: map[string]string{},
 			NackCount: k.log.nacks, Sent: k.log.sent, Answered: k.log.answered, Alarm: k.log.alarm}
-		for name, it := range k.items {
+		for id, it := range k.items {
+			name := id.Value()
 			if it.sub {
 				ts.Subscribed++
 			}
