@@ -41,7 +41,8 @@ func (a *Agent) startProxy(ctx context.Context, w *workload) (*running, error) {
 	netns := w.who.netns
 	open := cut.New(cut.Config{
 		ID: w.id.String(), InboundPort: w.inbound(), Logger: a.log.Named("cut"),
-		Enter: func(do func() error) error { return capture.InNamespace(netns, do) },
+		Accept: ports(w.accepts()),
+		Enter:  func(do func() error) error { return capture.InNamespace(netns, do) },
 	})
 	p := relay.New(relay.Config{
 		ID: w.id.String(), Cluster: w.Service, Metadata: map[string]any{"kerege": metadata},
@@ -108,6 +109,13 @@ func (w *workload) accepts() []envoy.Accept {
 		return nil
 	}
 	return w.explicit.Accept
+}
+
+func ports(list []envoy.Accept) (out []uint16) {
+	for _, a := range list {
+		out = append(out, a.Listen.Port())
+	}
+	return out
 }
 
 func asMap(v any) (out map[string]any, err error) {

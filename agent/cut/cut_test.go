@@ -139,6 +139,18 @@ func TestAnotherCallerAtTheSamePort(t *testing.T) {
 	}
 }
 
+func TestNoSocketOfAnotherPortIsTouched(t *testing.T) {
+	p, k := testProxy()
+	tell(t, p, "")
+	e := from(1, "web")
+	e.to = netip.MustParseAddrPort("10.0.0.2:22")
+	p.take([]event{e})
+	wantCut(t, k, "a session of SSH")
+	if len(k.alive) != 0 {
+		t.Error("its socket was looked for")
+	}
+}
+
 func TestACallerWithoutACertificate(t *testing.T) {
 	p, k := testProxy()
 	tell(t, p, "", allow("*"))

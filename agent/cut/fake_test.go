@@ -70,7 +70,7 @@ func (k *fakeKernel) close() {}
 
 func testProxy() (*Proxy, *fakeKernel) {
 	k := newFake()
-	p := New(Config{ID: "api/vm-1"})
+	p := New(Config{ID: "api/vm-1", Accept: []uint16{8080}})
 	p.kernel = k
 	return p, k
 }

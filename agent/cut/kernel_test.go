@@ -141,6 +141,7 @@ func TestASocketInAnotherNamespace(t *testing.T) {
 	defer taken.Close()
 	defer called.Close()
 	local, peer := ends(taken)
+	p.cfg.Accept = []uint16{local.Port()}
 	s, found, err := p.find(place{peer, local})
 	if err != nil || !found {
 		t.Fatalf("found %v, %v", found, err)

@@ -15,7 +15,10 @@ import (
 // Config of a Proxy.
 type Config struct {
 	ID          string // Envoy's node id
-	InboundPort uint16 // where captured connections arrive; 0: each at its own port
+	InboundPort uint16 // where captured connections arrive; 0: at Accept
+	// Accept are the ports where connections arrive without capture. A socket of any
+	// other port is never touched, whatever is said in the proxy's name.
+	Accept []uint16
 	// Enter runs do in the network namespace of the proxy. Nil: it is this process's.
 	Enter  func(do func() error) error
 	Logger hclog.Logger

@@ -3,6 +3,7 @@ package cut
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/kerege/kerege/mesh"
@@ -114,6 +115,8 @@ func (p *Proxy) find(at place) (s socket, found bool, err error) {
 	port := at.to.Port()
 	if p.cfg.InboundPort != 0 {
 		port = p.cfg.InboundPort
+	} else if !slices.Contains(p.cfg.Accept, port) {
+		return s, false, nil
 	}
 	// A captured connection's socket has another address than its peer called: mostly
 	// the same host address, else one that others had too.

@@ -179,9 +179,13 @@ func agent(dir string) *clusterv3.Cluster {
 		},
 	}}
 	return &clusterv3.Cluster{
-		Name:                          AgentCluster,
-		ClusterDiscoveryType:          &clusterv3.Cluster_Type{Type: clusterv3.Cluster_STATIC},
-		ConnectTimeout:                durationpb.New(time.Second),
+		Name:                 AgentCluster,
+		ClusterDiscoveryType: &clusterv3.Cluster_Type{Type: clusterv3.Cluster_STATIC},
+		ConnectTimeout:       durationpb.New(time.Second),
+		// Each worker has a stream for each port's log; they must not keep out configuration.
+		CircuitBreakers: &clusterv3.CircuitBreakers{Thresholds: []*clusterv3.CircuitBreakers_Thresholds{{
+			MaxRequests: wrapperspb.UInt32(1 << 16), MaxPendingRequests: wrapperspb.UInt32(1 << 16),
+		}}},
 		TypedExtensionProtocolOptions: map[string]*anypb.Any{"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": typed(options)},
 		LoadAssignment: &endpointv3.ClusterLoadAssignment{ClusterName: AgentCluster, Endpoints: []*endpointv3.LocalityLbEndpoints{{
 			LbEndpoints: []*endpointv3.LbEndpoint{{HostIdentifier: &endpointv3.LbEndpoint_Endpoint{Endpoint: &endpointv3.Endpoint{
