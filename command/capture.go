@@ -253,6 +253,10 @@ func captureStatusCommand() Command {
 }
 
 func printCaptureStatus(c *Call, st capture.Status) error {
+	if !st.Applied && st.Pending != "" {
+		fmt.Fprintln(c.out, c.paint(color.FgRed, plain(st.Pending)))
+		return exit{code: exitDegraded}
+	}
 	if !st.Applied {
 		fmt.Fprintln(c.out, "Nothing is captured.")
 		return nil

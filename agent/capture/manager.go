@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io/fs"
 	"maps"
+	"os"
 	"reflect"
 	"slices"
 	"sync"
@@ -43,6 +44,7 @@ type Manager struct {
 	down     map[string]bool // workloads whose Envoy is gone, in bypass
 	backends map[string]Backend
 	lastErr  error
+	refused  string                 // why there is no record, until there is one again
 	saved    *state                 // as last written
 	lost     bool                   // the file does not say what last does
 	settled  bool                   // the tables were as they should be when last seen
@@ -116,6 +118,7 @@ func (m *Manager) Apply(ctx context.Context, c Config, undo time.Duration) (Appl
 		if err != nil && !errors.As(err, &pending) {
 			return m.takeBack(ctx, s, before, err)
 		}
+		m.refused = ""
 		// What is pending stays wanted: Run tries again.
 		m.settled = err == nil
 		return errors.Join(err, m.save(*s))
@@ -196,6 +199,7 @@ func (m *Manager) removeAll(ctx context.Context, s *state) (changed bool, err er
 		return changed, err
 	}
 	s.Backends, s.Cgroups, m.settled = nil, nil, false
+	m.refused = ""
 	m.saveOrRemember(*s)
 	return changed, nil
 }
@@ -261,12 +265,23 @@ func (m *Manager) locked(do func(*state) error) error {
 		s, m.lost = *m.last, true
 	case errors.Is(err, fs.ErrNotExist):
 	default:
-		m.o.Log.Error("starting without a record", "error", err)
+		m.refuse(err)
 	}
 	s.Backends, s.Cgroups = maps.Clone(s.Backends), maps.Clone(s.Cgroups)
 	err = do(&s)
 	m.lastErr = err
 	return err
+}
+
+// refuse keeps a record that cannot be believed for a look, and says what is to be
+// done about the rules that it told of.
+func (m *Manager) refuse(err error) {
+	to := m.file.path() + ".refused-" + time.Now().UTC().Format("20060102T150405")
+	if e := os.Rename(m.file.path(), to); e != nil {
+		to = "not moved aside: " + e.Error()
+	}
+	m.refused = fmt.Sprintf("the capture's record cannot be believed (%s; kept as %s): rules that are in the packet filter stay, and nobody looks after them. kerege capture apply makes and records them anew, kerege capture remove takes them out", err, to)
+	m.o.Log.Error("starting without a record", "error", m.refused)
 }
 
 func (m *Manager) save(s state) error {

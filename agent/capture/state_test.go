@@ -58,6 +58,45 @@ func TestTheRecordIsLost(t *testing.T) {
 	})
 }
 
+// A record that is cut short is kept and said, its rules are not touched, and an
+// apply or a removal mends it.
+func TestTheRecordIsDamaged(t *testing.T) {
+	onNFT(t, func(t *testing.T, r *rig) {
+		ctx := context.Background()
+		before := r.listingOf()
+		r.envoys("")
+		for damage, mend := range map[string]func(){"": func() { r.apply(r.config()) }, `{"version":`: func() { _, _ = r.m.Remove(ctx) }, `{"version":99}`: func() { _, _ = r.m.Remove(ctx) }} {
+			r.apply(r.config())
+			path := r.o.StateDir + "/capture.json"
+			if err := os.WriteFile(path, []byte(damage), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			r.m = New(r.o)
+			r.m.tick(ctx)
+			r.m.attend()
+			s, err := r.m.Status(ctx)
+			if err != nil || s.Applied || !strings.Contains(s.Pending, path) || !strings.Contains(s.Pending, "kerege capture apply") {
+				t.Errorf("%q: %+v, %v", damage, s, err)
+			}
+			kept := sh(t, "cat "+path+".refused-*; rm "+path+".refused-*")
+			if kept != damage {
+				t.Errorf("%q: kept is %q", damage, kept)
+			}
+			r.expect("", uidApp, "240.0.0.7:80", "out15001 240.0.0.7:80")
+			mend()
+			if s, err := r.m.Status(ctx); err != nil || s.Pending != "" {
+				t.Errorf("%q: after the mending: %+v, %v", damage, s, err)
+			}
+			if _, err := r.m.Remove(ctx); err != nil {
+				t.Fatal(err)
+			}
+			if after := r.listingOf(); after != before {
+				t.Errorf("%q: left\n%s", damage, after)
+			}
+		}
+	})
+}
+
 // Envoys of one host meet each other, and their own workload, at the inbound port.
 func TestHairpin(t *testing.T) {
 	onBackends(t, func(t *testing.T, r *rig) {

@@ -53,6 +53,11 @@ func (m *Manager) Status(ctx context.Context) (Status, error) {
 	if before != nil && err == before {
 		out.Pending, err = before.Error(), nil
 	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if out.Pending == "" {
+		out.Pending = m.refused
+	}
 	return out, err
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -66,12 +67,37 @@ func NewLauncher(o Options) *Launcher {
 // Admin is the client for the running Envoy.
 func (l *Launcher) Admin() *Admin { return l.admin }
 
+// folderWithin is how long an agent may take to give the folder to this user: it
+// has just told who its proxy's user is, or is opening the sockets anew.
+const folderWithin = 5 * time.Second
+
+// writeBootstrap replaces the file, for the one that is there may be of the user
+// that the proxy ran as before, whose file only the folder lets go of.
+func (l *Launcher) writeBootstrap(ctx context.Context, path string) error {
+	end := time.Now().Add(folderWithin)
+	for {
+		err := os.WriteFile(path+".new", l.o.Bootstrap, 0o600)
+		if err == nil {
+			err = os.Rename(path+".new", path)
+		}
+		if err == nil || !errors.Is(err, fs.ErrPermission) || time.Now().After(end) {
+			return err
+		}
+		_ = os.Remove(path + ".new") // of another user, too
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
+}
+
 // Run starts Envoy, and again when it dies, until ctx is done; then it drains and
 // stops it and returns nil. It returns the cause when Envoy died maxCrashes times
 // within crashWindow, or could not be started at all.
 func (l *Launcher) Run(ctx context.Context) error {
 	path := filepath.Join(l.o.Dir, "bootstrap.json")
-	if err := os.WriteFile(path, l.o.Bootstrap, 0o600); err != nil {
+	if err := l.writeBootstrap(ctx, path); err != nil {
 		return fmt.Errorf("writing Envoy's bootstrap: %w", err)
 	}
 	var crashes []time.Time

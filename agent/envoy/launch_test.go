@@ -9,8 +9,10 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	goruntime "runtime"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -148,3 +150,36 @@ func TestAnEnvoyThatIgnoresTheSignalIsKilled(t *testing.T) {
 type cancelWriter context.CancelFunc
 
 func (c cancelWriter) Write(b []byte) (int, error) { c(); return len(b), nil }
+
+// The folder may be given to the proxy's user a moment after the agent has told
+// its place, and hold the file of a user that the proxy ran as before.
+func TestTheBootstrapIsWrittenWhereTheFolderComesLater(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("SKIPPED: only root can be refused a folder and then be given it")
+	}
+	const user = 4242
+	dir := shortDir(t)
+	path := filepath.Join(dir, "bootstrap.json")
+	for _, step := range []error{os.WriteFile(path, []byte("of another user"), 0o600), os.Chmod(dir, 0o700)} {
+		if step != nil {
+			t.Fatal(step)
+		}
+	}
+	given := time.AfterFunc(300*time.Millisecond, func() { _ = os.Chown(dir, user, user) })
+	defer given.Stop()
+	l := NewLauncher(Options{Dir: dir, Bootstrap: []byte("{}")})
+	done := make(chan error, 1)
+	go func() {
+		goruntime.LockOSThread() // never unlocked: the thread ends with the user
+		for _, call := range []uintptr{syscall.SYS_SETFSGID, syscall.SYS_SETFSUID} {
+			_, _, _ = syscall.RawSyscall(call, user, 0, 0)
+		}
+		done <- l.writeBootstrap(context.Background(), path)
+	}()
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	if text, err := os.ReadFile(path); err != nil || string(text) != "{}" {
+		t.Errorf("%q, %v", text, err)
+	}
+}
