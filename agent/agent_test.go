@@ -22,6 +22,7 @@ import (
 	"github.com/kerege/kerege/api"
 	"github.com/kerege/kerege/config"
 	"github.com/kerege/kerege/e2e/xdsim"
+	"github.com/kerege/kerege/mesh"
 	"github.com/kerege/kerege/server"
 )
 
@@ -90,13 +91,24 @@ func (p *place) log(name string) hclog.Logger {
 	return hclog.New(&hclog.LoggerOptions{Name: name, Level: hclog.Debug, Output: os.Stderr})
 }
 
+// oneHost makes the mesh's addresses on loopback count: all is here.
+func oneHost(m *config.Mesh) mesh.Part {
+	part, cfg := m.Part(), mesh.Config{}
+	if part.Mesh != nil {
+		cfg = *part.Mesh
+	}
+	cfg.OneHost = true
+	part.Mesh = &cfg
+	return part
+}
+
 func (p *place) startServer() {
 	p.t.Helper()
 	cfg := &config.Server{Name: "server", DataDir: p.dir + "/sdata", RunDir: p.dir + "/srun", MeshPaths: []string{p.dir + "/mesh"},
 		Advertise: "127.0.0.1", Addresses: config.Addresses{GRPC: fmt.Sprintf("127.0.0.1:%d", p.port), HTTPS: "none", Metrics: "none"}, FirstGrace: time.Second,
 		CA: config.CA{LeafTTL: time.Hour, IntermediateTTL: 24 * time.Hour, RootTTL: 240 * time.Hour}}
 	ready := make(chan struct{})
-	s, err := server.New(cfg, server.Options{Version: "test", Logger: p.log("server"), Ready: func(string) { close(ready) }})
+	s, err := server.New(cfg, server.Options{Version: "test", Logger: p.log("server"), Ready: func(string) { close(ready) }, Part: oneHost})
 	if err != nil {
 		p.t.Fatal(err)
 	}
