@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"net/netip"
 	"os"
@@ -75,13 +76,18 @@ func newPlace(t *testing.T, meshText string) *place {
 	return p
 }
 
+// freePort is one that no outgoing connection is given meanwhile: it lies below
+// the range that the kernel draws from.
 func freePort(t *testing.T) int {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	t.Helper()
+	for range 100 {
+		if l, err := net.Listen("tcp", fmt.Sprint("127.0.0.1:", 10000+rand.N(20000))); err == nil {
+			defer l.Close()
+			return l.Addr().(*net.TCPAddr).Port
+		}
 	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port
+	t.Fatal("no port of 100 is free")
+	panic("not reached")
 }
 
 func (p *place) log(name string) hclog.Logger {
