@@ -19,9 +19,6 @@ import (
 	"github.com/kerege/kerege/api"
 )
 
-// nomadSource is the registry whose workloads are allocations.
-const nomadSource = "nomad"
-
 // namedSpaces is where Nomad keeps the network namespaces of its allocations, each
 // under its allocation's id.
 const namedSpaces = "/run/netns"
@@ -197,7 +194,7 @@ func (a *Agent) allocated(w *workload) bool {
 	}
 	c, _ := a.claims.get(w.key())
 	if c.held == nil {
-		if w.Source != nomadSource || len(w.Addresses) == 0 || a.ours(w.Addresses) {
+		if len(w.Addresses) == 0 || a.ours(w.Addresses) {
 			return false
 		}
 		w.dir, w.held = "", fmt.Sprintf("its allocation has a network namespace of its own, and its sidecar has not called yet: a task of its job runs `kerege envoy -service %s -workload $NOMAD_ALLOC_ID`", w.Service)

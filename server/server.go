@@ -59,6 +59,7 @@ type Server struct {
 	signsFor string // trust domain of the CA of an earlier start, "" at the first
 
 	evidence evidence // nil: no nomad block
+	witness  witness  // likewise
 
 	metrics    *metrics
 	converging *convergence

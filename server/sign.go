@@ -61,6 +61,7 @@ type signServer struct {
 	views nodeViews
 
 	evidence evidence                                    // nil: allocations of Nomad show nothing
+	witness  witness                                     // nil: what a registry says of an allocation is believed
 	barred   func(node, service, workload string) string // why the mesh keeps out what a registry places there; nil: never
 }
 
@@ -101,7 +102,7 @@ func (s *signServer) allowed(ctx context.Context, node string, req *keregev1.Sig
 	if err != nil {
 		return status.Error(codes.PermissionDenied, err.Error())
 	}
-	return s.shown(ctx, source, req)
+	return s.shown(ctx, node, source, req)
 }
 
 // placed is the registry that places a service on a node.

@@ -34,7 +34,7 @@ func instancesOf(name, datacenter string, e *api.ServiceEntry) []mesh.Instance {
 	in := mesh.Instance{
 		Service: mesh.ServiceName(name), ID: svc.ID, Source: "consul", Registered: svc.Service,
 		Datacenter: cmp.Or(e.Node.Datacenter, svc.Datacenter, datacenter), Namespace: svc.Namespace,
-		Node: e.Node.Node, Addr: addr(cmp.Or(svc.Address, e.Node.Address), svc.Port),
+		Node: e.Node.Node, Workload: allocation(svc.ID), Addr: addr(cmp.Or(svc.Address, e.Node.Address), svc.Port),
 		Protocol: protocol(svc), Tags: slices.Sorted(slices.Values(svc.Tags)),
 		Meta: maps.Clone(svc.Meta), NodeMeta: maps.Clone(e.Node.Meta), Tagged: tagged(e),
 	}
@@ -67,6 +67,24 @@ func instancesOf(name, datacenter string, e *api.ServiceEntry) []mesh.Instance {
 		list = append(list, one)
 	}
 	return list
+}
+
+// allocation is the allocation whose service Nomad registered, from the form of
+// the ID: _nomad-task-ALLOC-…; else "". It is a claim: who may write to Consul
+// can write it, and the server holds it against Nomad before it signs.
+func allocation(id string) string {
+	const length = 36 // of a UUID
+	rest, ours := strings.CutPrefix(id, "_nomad-task-")
+	if !ours || len(rest) <= length || rest[length] != '-' {
+		return ""
+	}
+	for i, c := range []byte(rest[:length]) {
+		dash := i == 8 || i == 13 || i == 18 || i == 23
+		if dash != (c == '-') || !dash && !strings.ContainsRune("0123456789abcdef", rune(c)) {
+			return ""
+		}
+	}
+	return rest[:length]
 }
 
 // addr is the zero AddrPort for a host name, which Merge refuses with a reason:

@@ -90,3 +90,22 @@ func TestNextIndex(t *testing.T) {
 		}
 	}
 }
+
+func TestAnIDNamesAnAllocation(t *testing.T) {
+	const id = "3f1c2a4b-0d5e-4f67-8a9b-0c1d2e3f4a5b"
+	for in, want := range map[string]string{
+		"_nomad-task-" + id + "-group-api-api-http":          id,
+		"_nomad-task-" + id + "-web-web-http":                id,
+		"_nomad-task-" + id:                                  "",
+		"_nomad-task-" + id + "x":                            "",
+		"_nomad-task-../../../../../../../../../etc/passwd-": "",
+		"_nomad-task-" + strings.ToUpper(id) + "-g-api-http": "",
+		"_nomad-client-" + id + "-x":                         "",
+		"web-1":                                              "",
+		"":                                                   "",
+	} {
+		if got := allocation(in); got != want {
+			t.Errorf("%q: %q, not %q", in, got, want)
+		}
+	}
+}

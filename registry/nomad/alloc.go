@@ -84,7 +84,7 @@ func (a *alloc) meta(service string) map[string]string {
 
 func (a *alloc) healthOf(service string) mesh.Health {
 	switch {
-	case a.ClientStatus == "complete" || a.ClientStatus == "failed" || a.ClientStatus == "lost":
+	case ended(a.ClientStatus):
 		return mesh.Unhealthy
 	case a.DesiredStatus == "stop" || a.DesiredStatus == "evict":
 		return mesh.Draining
@@ -99,19 +99,10 @@ func (a *alloc) read(got allocation) {
 	if got.Job == nil {
 		return
 	}
-	for _, g := range got.Job.TaskGroups {
-		if g.Name != got.TaskGroup {
-			continue
-		}
-		all := slices.Clone(g.Services)
-		for _, t := range g.Tasks {
-			all = append(all, t.Services...)
-		}
-		for _, s := range all {
-			if s.Provider == "nomad" {
-				a.specs[s.Name] = s
-				a.checked = a.checked || len(s.Checks) > 0
-			}
+	for _, s := range got.groupServices() {
+		if s.Provider == "nomad" {
+			a.specs[s.Name] = s
+			a.checked = a.checked || len(s.Checks) > 0
 		}
 	}
 	a.Job = nil
