@@ -223,7 +223,7 @@ func (v *table) judge(hash, nodeName string, now time.Time) (i int, why string) 
 	k, n := v.Tokens[i], v.Nodes[nodeName]
 	switch {
 	case !k.Spent.IsZero():
-		return i, fmt.Sprintf("the token was used at %s by the node %s; if that was not you, someone else has joined with it: evict that node, then make a new token", day(k.Spent), mesh.Quote(k.By))
+		return i, fmt.Sprintf("the token was used at %s by the node %s; if that was not you, someone else has joined with it: `kerege node evict %s`, then make a new token", day(k.Spent), mesh.Quote(k.By), k.By)
 	case now.After(k.Expires):
 		return i, fmt.Sprintf("the token expired at %s; make a new one with `kerege token create`", day(k.Expires))
 	case k.Node != "" && k.Node != nodeName:
