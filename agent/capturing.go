@@ -95,6 +95,9 @@ func (a *Agent) captureConfig(ssh string) (capture.Config, []capture.Stop, error
 
 func (a *Agent) captured(w *workload) (capture.Workload, error) {
 	out := capture.Workload{Name: w.key(), OutboundPort: w.outbound(), InboundPort: w.inbound(), Ports: w.Ports}
+	if uid, _ := a.owner(w); uid > 0 {
+		out.EnvoyUID = uint32(uid)
+	}
 	switch {
 	case w.who.netns != "":
 		out.Netns = w.who.netns

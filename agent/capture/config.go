@@ -42,18 +42,7 @@ type Config struct {
 	DNS      bool         `json:"dns"`                // send port 53 of the workloads to DNSPort
 	DNSPort  uint16       `json:"dns_port,omitempty"` // 0 is DefaultDNSPort
 	DNSHost  bool         `json:"dns_host,omitempty"` // port 53 of the whole host, not only of the workloads
-	// Hairpin sends one local Envoy's calls of another local workload, or of its
-	// own, to that workload's inbound port. It needs inbound application clusters
-	// that connect from HairpinSource, or Envoy would never reach the application.
-	Hairpin bool `json:"hairpin,omitempty"`
 }
-
-// HairpinSource4 is the source address by which Envoy's connections to its own
-// application are told from its calls of other services of the host.
-var (
-	HairpinSource4 = netip.MustParsePrefix("127.0.0.6/32")
-	HairpinSource6 = netip.MustParsePrefix("::6/128")
-)
 
 // Workload is one captured application. Exactly one of UIDs, Slice and Netns
 // says who it is.
@@ -65,7 +54,8 @@ type Workload struct {
 	Netns        string   `json:"netns,omitempty"` // path of a network namespace, all of which is the workload
 	OutboundPort uint16   `json:"outbound_port"`
 	InboundPort  uint16   `json:"inbound_port"`
-	Ports        []uint16 `json:"ports,omitempty"` // where the application listens: captured inbound
+	EnvoyUID     uint32   `json:"envoy_uid,omitempty"` // of its own Envoy; 0: nobody knows, and others on the host cannot call it
+	Ports        []uint16 `json:"ports,omitempty"`     // where the application listens: captured inbound
 
 	ExcludeInbound   []uint16       `json:"exclude_inbound,omitempty"`
 	ExcludeOutbound  []uint16       `json:"exclude_outbound,omitempty"`

@@ -344,20 +344,3 @@ func (r *rig) role(role string, args ...string) *exec.Cmd {
 	cmd.Env = append(os.Environ(), "KEREGE_CAPTURE_ROLE="+role)
 	return cmd
 }
-
-// fromSource calls as a user from an address of its own choice.
-func fromSource(uid uint32, source, to string) (answer string, err error) {
-	err = asWorkload(Config{}, Workload{UIDs: []uint32{uid}}, func() error {
-		d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(source)}, Timeout: 2 * time.Second}
-		c, err := d.Dial("tcp", to)
-		if err != nil {
-			return err
-		}
-		defer c.Close()
-		fmt.Fprintln(c, "hello")
-		answer, err = bufio.NewReader(c).ReadString('\n')
-		answer = strings.TrimSpace(answer)
-		return err
-	})
-	return answer, err
-}

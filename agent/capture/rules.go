@@ -124,21 +124,23 @@ func (b *builder) untouched() []netip.Prefix {
 	return b.only(all)
 }
 
-// hairpin: what stays on the host never passes PREROUTING.
+// hairpin sends what one workload's Envoy calls of another workload on the host
+// to that one's inbound port: what stays on the host never passes PREROUTING.
+// Whose call it is, the users of their Envoys tell. Of an Envoy that is both's
+// nobody could tell such a call from the one that brings it to the application.
 func (b *builder) hairpin() {
-	if !b.c.Hairpin {
-		return
-	}
-	source, loop := HairpinSource4.String(), "127.0.0.0/8"
+	loop := "127.0.0.0/8"
 	if b.family == V6 {
-		source, loop = HairpinSource6.String(), "::1/128"
+		loop = "::1/128"
 	}
-	for _, uid := range sorted(b.c.EnvoyUIDs) {
+	for _, caller := range b.c.Workloads {
 		for _, w := range b.c.Workloads {
-			for _, ports := range multiports(w.inboundPorts(b.never())) {
-				if !w.down {
-					b.add(words("! -s "+source+" ! -d "+loop+" -o lo -p tcp"), owner(uid), ports, redirect(w.InboundPort))
-				}
+			if caller.EnvoyUID == 0 || w.EnvoyUID == 0 || caller.EnvoyUID == w.EnvoyUID || w.down {
+				continue
+			}
+			ports := slices.DeleteFunc(w.inboundPorts(b.never()), func(p portRange) bool { return slices.Contains(caller.Ports, p.first) })
+			for _, ports := range multiports(ports) {
+				b.add(words("! -d "+loop+" -o lo -p tcp"), owner(caller.EnvoyUID), ports, redirect(w.InboundPort))
 			}
 		}
 	}

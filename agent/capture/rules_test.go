@@ -23,8 +23,8 @@ func sample() Config {
 
 func cases() map[string]Config {
 	two := sample()
-	two.Hairpin = true
-	two.Workloads = append(two.Workloads, Workload{Name: "api", UIDs: []uint32{2002, 2003}, OutboundPort: 15011, InboundPort: 15016, Ports: []uint16{9090, 9091, 22, 8500}})
+	two.EnvoyUIDs, two.Workloads[0].EnvoyUID = []uint32{990, 989}, 990
+	two.Workloads = append(two.Workloads, Workload{Name: "api", UIDs: []uint32{2002, 2003}, OutboundPort: 15011, InboundPort: 15016, EnvoyUID: 989, Ports: []uint16{9090, 9091, 22, 8500, 8080}})
 	lists := sample()
 	lists.NeverPorts = []uint16{2222, 5432}
 	lists.Servers = []netip.Addr{netip.MustParseAddr("10.0.0.9"), netip.MustParseAddr("fd00::9")}
@@ -205,7 +205,9 @@ func TestWhatIsTaken(t *testing.T) {
 		{"the second's", "two", V4, packet{chain: chainIn, protocol: "tcp", dst: a("10.0.0.12"), dport: 9090}, 15016},
 		{"the second's call", "two", V6, packet{chain: chainOut, protocol: "tcp", dst: a("fd00::7"), dport: 80, uid: 2003}, 15011},
 		{"hairpin", "two", V4, packet{chain: chainOut, protocol: "tcp", src: a("10.0.0.12"), dst: a("10.0.0.12"), out: "lo", dport: 9090, uid: 990}, 15016},
-		{"to its application", "two", V4, packet{chain: chainOut, protocol: "tcp", src: a("127.0.0.6"), dst: a("10.0.0.12"), out: "lo", dport: 9090, uid: 990}, 0},
+		{"to another host", "two", V4, packet{chain: chainOut, protocol: "tcp", src: a("10.0.0.12"), dst: a("10.0.0.13"), out: "eth0", dport: 9090, uid: 990}, 0},
+		{"to its application", "two", V4, packet{chain: chainOut, protocol: "tcp", src: a("10.0.0.12"), dst: a("10.0.0.12"), out: "lo", dport: 9090, uid: 989}, 0},
+		{"to its application, where both have the port", "two", V4, packet{chain: chainOut, protocol: "tcp", src: a("10.0.0.12"), dst: a("10.0.0.12"), out: "lo", dport: 8080, uid: 990}, 0},
 		{"excluded port", "lists", V4, packet{chain: chainOut, protocol: "tcp", dst: a("10.1.0.7"), dport: 6379, uid: 33}, 0},
 		{"excluded address", "lists", V4, packet{chain: chainOut, protocol: "tcp", dst: a("10.9.0.7"), dport: 80, uid: 33}, 0},
 		{"included", "lists", V4, packet{chain: chainOut, protocol: "tcp", dst: a("10.1.0.7"), dport: 80, uid: 33}, 15001},
@@ -270,11 +272,12 @@ func TestNothingTakesTheNeverCaptured(t *testing.T) {
 
 func randomConfig(t *rapid.T) Config {
 	ports := rapid.SliceOfN(rapid.SampledFrom([]uint16{22, 80, 2200, 4646, 7401, 8080, 8300, 8500, 8600, 9090}), 0, 5)
-	c := Config{DNS: rapid.Bool().Draw(t, "dns"), DNSHost: rapid.Bool().Draw(t, "host"), Hairpin: rapid.Bool().Draw(t, "hairpin"),
+	c := Config{DNS: rapid.Bool().Draw(t, "dns"), DNSHost: rapid.Bool().Draw(t, "host"),
 		EnvoyUIDs: []uint32{0}, NeverPorts: []uint16{2200}}
 	for i := range rapid.IntRange(0, 3).Draw(t, "workloads") {
 		c.Workloads = append(c.Workloads, Workload{Name: "w" + strconv.Itoa(i), UIDs: []uint32{uint32(i + 1)}, OutboundPort: OutboundPort(i), InboundPort: InboundPort(i),
-			Ports: ports.Draw(t, "ports"), ExcludeOutbound: ports.Draw(t, "out"), ExcludeInbound: ports.Draw(t, "in"),
+			EnvoyUID: rapid.SampledFrom([]uint32{0, 20, 21}).Draw(t, "envoy"),
+			Ports:    ports.Draw(t, "ports"), ExcludeOutbound: ports.Draw(t, "out"), ExcludeInbound: ports.Draw(t, "in"),
 			IncludeAddresses: []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0"), netip.MustParsePrefix("::/0")}})
 	}
 	return c
