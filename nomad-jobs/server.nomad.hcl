@@ -30,6 +30,10 @@ job "kerege-server" {
           nomad {
             address = "http://127.0.0.1:4646"
           }
+
+          consul {
+            address = "http://127.0.0.1:8500"
+          }
         EOT
       }
 

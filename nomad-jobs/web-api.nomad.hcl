@@ -1,4 +1,5 @@
-# Two services in the mesh: web calls http://api.mesh:8080. Each group is a plain job
+# Two services in the mesh, registered in Consul: web calls http://api.mesh:8080. Each
+# group is a plain job
 # of Nomad with two tasks of kerege before the application's own.
 job "web-api" {
   type = "service"
@@ -21,7 +22,6 @@ job "web-api" {
 
     service {
       name         = "web"
-      provider     = "nomad"
       port         = "http"
       address_mode = "alloc"
       tags         = ["kerege-protocol=http"]
@@ -116,7 +116,6 @@ job "web-api" {
 
     service {
       name         = "api"
-      provider     = "nomad"
       port         = "http"
       address_mode = "alloc"
       tags         = ["kerege-protocol=http"]

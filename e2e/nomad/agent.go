@@ -10,6 +10,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -25,9 +27,10 @@ import (
 
 // Options of an Agent.
 type Options struct {
-	ACL  bool   // the management token is Agent.Token
-	More string // HCL added to the agent's configuration
-	CNI  bool   // jobs may have networks of mode "bridge"; other users may pass to their own files
+	ACL    bool   // the management token is Agent.Token
+	More   string // HCL added to the agent's configuration
+	Consul bool   // a Consul beside it, on 127.0.0.1:8500, for both of which the node is n1
+	CNI    bool   // jobs may have networks of mode "bridge"; other users may pass to their own files
 }
 
 // Agent is one Nomad on 127.0.0.1:4646.
@@ -40,6 +43,8 @@ type Agent struct {
 	opt  Options
 	cmd  *exec.Cmd
 	done chan struct{}
+
+	consul *exec.Cmd
 
 	orphans bool // tasks that outlived a Kill: nobody in a lab reaps them, and Nomad waits for that
 }
@@ -65,7 +70,7 @@ client {
   network_interface = "lo"
   cni_path          = "%s"
   meta { rack = "r1" }
-  options = { "fingerprint.denylist" = "env_aws,env_gce,env_azure,env_digitalocean,consul,vault" }
+  options = { "fingerprint.denylist" = "env_aws,env_gce,env_azure,env_digitalocean,%svault" }
 }
 plugin "raw_exec" {
   config { enabled = true }
@@ -91,12 +96,21 @@ func Start(opt Options) (*Agent, error) {
 			return nil, fmt.Errorf("starting nomad: %w", err)
 		}
 	}
+	without := "consul,"
+	if opt.Consul {
+		without = ""
+	}
 	a := &Agent{Addr: "http://127.0.0.1:4646", Dir: dir, opt: opt}
-	if err := os.WriteFile(filepath.Join(dir, "agent.hcl"), fmt.Appendf(nil, config, dir, cniPath, opt.ACL, opt.More), 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(dir, "agent.hcl"), fmt.Appendf(nil, config, dir, cniPath, without, opt.ACL, opt.More), 0o600); err != nil {
 		return nil, errors.Join(fmt.Errorf("starting nomad: %w", err), a.Close())
 	}
 	if a.Client, err = api.NewClient(&api.Config{Address: a.Addr}); err != nil {
 		return nil, errors.Join(fmt.Errorf("starting nomad: %w", err), a.Close())
+	}
+	if opt.Consul {
+		if err := a.bootConsul(); err != nil {
+			return nil, errors.Join(err, a.Close())
+		}
 	}
 	if err := a.Boot(); err != nil {
 		return nil, errors.Join(err, a.Close())
@@ -154,6 +168,36 @@ func (a *Agent) Boot() error {
 		return fmt.Errorf("%w\n%s", err, a.Log())
 	}
 	return nil
+}
+
+// bootConsul starts a Consul and waits until it has a leader.
+func (a *Agent) bootConsul() error {
+	path, err := parts.Find("consul")
+	if err != nil {
+		return err
+	}
+	log, err := os.OpenFile(filepath.Join(a.Dir, "consul.log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		return fmt.Errorf("starting consul: %w", err)
+	}
+	defer log.Close()
+	cmd := exec.Command(path, "agent", "-dev", "-node=n1", "-bind=127.0.0.1", "-client=127.0.0.1", "-log-level=warn")
+	cmd.Stdout, cmd.Stderr = log, log
+	if err := cmd.Start(); err != nil {
+		return fmt.Errorf("starting consul: %w", err)
+	}
+	a.consul = cmd
+	return lab.Until(context.Background(), 30*time.Second, "consul's leader", func() error {
+		resp, err := http.Get("http://127.0.0.1:8500/v1/status/leader")
+		if err != nil {
+			return err
+		}
+		defer resp.Body.Close()
+		if leader, err := io.ReadAll(resp.Body); err != nil || len(leader) < 5 {
+			return fmt.Errorf("no leader: %s %w", leader, err)
+		}
+		return nil
+	})
 }
 
 // Kill ends the agent at once; its jobs go on.
@@ -218,6 +262,10 @@ func (a *Agent) Close() error {
 		return nil
 	}))
 	a.unmount()
+	if a.consul != nil {
+		a.consul.Process.Kill()
+		a.consul.Wait()
+	}
 	return errors.Join(append(errs, os.RemoveAll(a.Dir))...)
 }
 

@@ -221,7 +221,7 @@ func TestAJobInTheMesh(t *testing.T) {
 	sh(t, p.next(t, "useradd"))
 	sh(t, p.next(t, "mkdir"))
 	p.file(t, "/etc/kerege.d/mesh/mesh.hcl")
-	m := &meshed{t: t, a: start(t, rig.Options{CNI: true})}
+	m := &meshed{t: t, a: start(t, rig.Options{CNI: true, Consul: true})}
 	t.Chdir("/run")
 	sh(t, p.next(t, "nomad job run"))
 	m.until(30*time.Second, "the server", func() (bool, string) {
@@ -317,9 +317,13 @@ func (m *meshed) another(name string, change func(string) string) {
 }
 
 func (m *meshed) stopsUnderLoad(web string) {
-	m.another("api-2", func(s string) string { return s })
+	// The other half is registered in Nomad itself: one service.
+	m.another("api-2", func(s string) string {
+		return strings.Replace(s, "    service {\n", "    service {\n      provider     = \"nomad\"\n", 1)
+	})
 	m.has("api", 4)
 	m.until(30*time.Second, "the applications", func() (bool, string) { return len(m.allocs("api-2", "api")) == 2, "" })
+	m.bothHalves(web)
 	done := make(chan report)
 	go func() { done <- m.load(web, "http://api.mesh:8080/", 25*time.Second) }()
 	time.Sleep(2 * time.Second) // calls before the stop
@@ -342,6 +346,36 @@ func (m *meshed) stopsUnderLoad(web string) {
 	if out := sh(m.t, "kerege capture status"); strings.Count(out, "/run/netns/") > 3 {
 		m.t.Errorf("more is captured than runs:\n%s", out)
 	}
+}
+
+// served counts the requests that the applications of a job's api wrote down.
+func (m *meshed) served(job string) (n int) {
+	for _, id := range m.allocs(job, "api") {
+		files, _ := filepath.Glob(m.a.Dir + "/data/alloc/" + id + "/alloc/logs/api.std*.[0-9]")
+		for _, f := range files {
+			text, err := os.ReadFile(f)
+			if err != nil {
+				m.t.Fatal(err)
+			}
+			n += strings.Count(string(text), `"GET / HTTP`)
+		}
+	}
+	return n
+}
+
+// bothHalves calls api, half of which is in Consul and half in Nomad.
+func (m *meshed) bothHalves(web string) {
+	m.t.Helper()
+	m.until(30*time.Second, "calls to both halves", func() (bool, string) {
+		before := [2]int{m.served("web-api"), m.served("api-2")}
+		r := m.load(web, "http://api.mesh:8080/", 2*time.Second)
+		in, out := m.served("web-api")-before[0], m.served("api-2")-before[1]
+		if r.Failed != 0 || r.ByCode[200] != r.Calls {
+			m.t.Fatalf("%+v", r)
+		}
+		m.t.Logf("of %d calls, %d went to the half in consul and %d to the half in nomad", r.Calls, in, out)
+		return in*4 > r.Calls && out*4 > r.Calls, fmt.Sprint(in, out)
+	})
 }
 
 func (m *meshed) agentRestarts(web, restart string) {
