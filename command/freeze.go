@@ -18,8 +18,9 @@ instances that come or go, no roots. Calls go on with what proxies have. Certifi
 are renewed, and files can be applied and rolled back: they wait. A proxy that is new is
 given what was so when it froze.
 
-It holds over a restart of the server, which then serves no host until thaw: agents go
-on with what they have. kerege status says so, and exits 3.`,
+It holds over a restart of the server, which then answers no proxy until thaw, since what
+it knows is not what they have: agents give them what is on their disks. kerege status
+says so, and exits 3.`,
 		Example: `kerege freeze -reason "incident 214"`,
 		Flags: func(f *flag.FlagSet) {
 			s.register(f)

@@ -1,7 +1,6 @@
 package server
 
 import (
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -9,7 +8,6 @@ import (
 	"net/http"
 	"os"
 	"sync"
-	"time"
 
 	"github.com/kerege/kerege/api"
 	"github.com/kerege/kerege/durable"
@@ -21,9 +19,10 @@ type frost struct {
 	path string
 	wake chan struct{} // capacity 1: the planner should look again
 
-	mu   sync.Mutex
-	now  *api.Frozen // nil: it is not frozen
-	thaw chan struct{}
+	mu    sync.Mutex
+	now   *api.Frozen // nil: it is not frozen
+	early bool        // frozen since before this start: no proxy was told anything yet
+	thaw  chan struct{}
 }
 
 // openFrost reads what an earlier start left. A file that cannot be read counts as
@@ -35,7 +34,7 @@ func openFrost(path string) *frost {
 		close(f.thaw)
 		return f
 	}
-	f.now = &api.Frozen{}
+	f.now, f.early = &api.Frozen{}, true
 	if err == nil {
 		err = json.Unmarshal(text, f.now)
 	}
@@ -49,6 +48,17 @@ func openFrost(path string) *frost {
 func (f *frost) is() *api.Frozen {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	return f.now
+}
+
+// cold is what is() says while a server that was started frozen stays so. It has
+// told no proxy anything and must not: what it knows now is not what they have.
+func (f *frost) cold() *api.Frozen {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if !f.early {
+		return nil
+	}
 	return f.now
 }
 
@@ -83,6 +93,7 @@ func (f *frost) set(to *api.Frozen) error {
 		f.thaw = make(chan struct{})
 	case to == nil && f.now != nil:
 		close(f.thaw)
+		f.early = false
 	}
 	f.now = to
 	select {
@@ -130,16 +141,4 @@ func (s *Server) unfreeze(r *http.Request) (any, error) {
 	gen, _ := s.files.Current()
 	out.Generation, out.Previous, out.Of = int(gen.Counter), int(gen.Counter), int(s.files.RolledBack())
 	return out, nil
-}
-
-// awaitThaw keeps the port of nodes shut while a server that was started frozen
-// stays so: it has told nobody anything yet, and agents go on with what they have.
-func (s *Server) awaitThaw(ctx context.Context) {
-	if f := s.frost.is(); f != nil {
-		s.log.Warn("frozen since before this start: agents and proxies are not served, and go on with what they have, until kerege thaw", "since", f.Since.Format(time.RFC3339), "reason", f.Reason)
-	}
-	select {
-	case <-s.frost.thawed():
-	case <-ctx.Done():
-	}
 }

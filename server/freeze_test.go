@@ -2,13 +2,15 @@ package server
 
 import (
 	"context"
-	"net"
 	"os"
 	"strings"
 	"testing"
 	"time"
 
+	"google.golang.org/grpc/codes"
+
 	"github.com/kerege/kerege/api"
+	keregev1 "github.com/kerege/kerege/api/kerege/v1"
 	"github.com/kerege/kerege/e2e/xdsim"
 	"github.com/kerege/kerege/mesh"
 )
@@ -56,56 +58,34 @@ func TestFreeze(t *testing.T) {
 	}
 }
 
-// A server that is started again stays frozen: its API answers, the port of nodes is shut.
+// A server that is started again stays frozen: it tells no proxy anything, for
+// what it knows now is not what they have; certificates are given as ever.
 func TestFreezeOverARestart(t *testing.T) {
-	r := newRig(t).start()
+	r, c := connected(t, xdsim.Mode{})
 	local[api.Frozen](r, "POST", "/v1/freeze", "")
-	noError(t, r.stop())
-	ready := make(chan string, 1)
-	s, err := New(r.cfg, r.options(func(status string) { ready <- status }))
-	noError(t, err)
-	r.s = s
-	ctx, cancel := context.WithCancel(t.Context())
-	done := make(chan error, 1)
-	go func() { done <- s.Run(ctx) }()
-	socket := r.cfg.RunDir + "/server/api.sock"
-	r.until("its API answers", func() bool {
-		conn, err := net.Dial("unix", socket)
-		if err != nil {
-			return false
-		}
-		conn.Close()
-		return local[api.Status](r, "GET", "/v1/status", "").Ready
-	})
-	if st := local[api.Status](r, "GET", "/v1/status", ""); st.Frozen == nil {
+	c.Close()
+	r.again()
+	if st := local[api.Status](r, "GET", "/v1/status", ""); st.Frozen == nil || !st.Ready {
 		t.Errorf("%+v", st)
 	}
-	if conn, err := net.Dial("tcp", r.cfg.Addresses.GRPC); err == nil {
-		conn.Close()
-		t.Error("hosts are served while it is frozen")
-	}
+	vm1 := r.dial(r.nodeCert("vm-1"))
+	_, csr := newRequest(t)
+	_, err := keregev1.NewSignClient(vm1).Sign(t.Context(), &keregev1.SignRequest{Service: "web", Csr: csr})
+	noError(t, err)
+	c = r.envoy(vm1, "web/vm-1", capture, xdsim.Mode{})
+	<-c.Done()
+	refused(t, c.Err(), codes.Unavailable, "frozen")
 	local[api.Applied](r, "POST", "/v1/thaw", "")
-	select {
-	case <-ready:
-	case <-time.After(10 * time.Second):
-		t.Error("it does not serve after the thaw")
-	}
+	r.waitFor(r.envoy(vm1, "web/vm-1", capture, xdsim.Mode{}), xdsim.Cluster, "api:8080")
 	if _, err := os.Stat(r.cfg.DataDir + "/frozen.json"); !os.IsNotExist(err) {
 		t.Errorf("the next start would be frozen: %v", err)
 	}
-	cancel()
-	noError(t, <-done)
+	noError(t, r.stop())
 
-	// What cannot be read keeps everything still, and it ends when told to.
+	// What cannot be read keeps everything still.
 	noError(t, os.WriteFile(r.cfg.DataDir+"/frozen.json", []byte("{"), 0o600))
-	s, err = New(r.cfg, r.options(func(string) { t.Error("it serves") }))
-	noError(t, err)
-	ctx, cancel = context.WithCancel(t.Context())
-	go func() { done <- s.Run(ctx) }()
-	r.until("its API answers", func() bool { _, err := os.Stat(socket); return err == nil })
-	if f := s.frost.is(); f == nil || !strings.Contains(f.Reason, "frozen.json") {
+	r.start()
+	if f := r.s.frost.cold(); f == nil || !strings.Contains(f.Reason, "frozen.json") {
 		t.Errorf("%+v", f)
 	}
-	cancel()
-	noError(t, <-done)
 }

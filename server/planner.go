@@ -19,6 +19,7 @@ import (
 // snapshots is where the planner gets the mesh from: the registry's hub.
 type snapshots interface {
 	Changes() <-chan struct{}
+	Snapshot() *mesh.Snapshot
 	Take() (*mesh.Snapshot, []mesh.Key)
 	Ready() <-chan struct{}
 }
@@ -37,7 +38,9 @@ type planner struct {
 	tell      func(*mesh.Snapshot, []mesh.Key) // hears of every snapshot first
 	frost     *frost                           // nil: never frozen
 	turning   sync.Mutex
-	pushed    func(time.Time, []mesh.ProxyID)  // hears when a snapshot was taken and whom it gave new wishes; nil: nobody asks
+	known     chan struct{}                   // closed when the first snapshot was told
+	know      func()                          // closes it
+	pushed    func(time.Time, []mesh.ProxyID) // hears when a snapshot was taken and whom it gave new wishes; nil: nobody asks
 
 	wordMu sync.Mutex
 	word   []event
@@ -61,7 +64,8 @@ type event struct {
 }
 
 func newPlanner(log hclog.Logger, s sink, tell func(*mesh.Snapshot, []mesh.Key)) *planner {
-	return &planner{log: log, sink: s, tell: tell, translate: xds.NewTranslator(), poke: make(chan struct{}, 1), compiler: plan.NewCompiler(&mesh.Snapshot{}), has: map[mesh.ProxyID]wish{}}
+	known := make(chan struct{})
+	return &planner{known: known, know: sync.OnceFunc(func() { close(known) }), log: log, sink: s, tell: tell, translate: xds.NewTranslator(), poke: make(chan struct{}, 1), compiler: plan.NewCompiler(&mesh.Snapshot{}), has: map[mesh.ProxyID]wish{}}
 }
 
 // run follows the mesh until ctx ends. Until the hub is ready no proxy gets anything.
@@ -74,13 +78,19 @@ func (p *planner) run(ctx context.Context, hub snapshots) error {
 	var wake <-chan struct{}
 	if p.frost != nil {
 		wake = p.frost.wake
-		select { // before the first push: no proxy has asked for anything yet
+		if p.frozen() { // who is placed where still counts: certificates are given as ever
+			snap := hub.Snapshot()
+			p.tell(snap, mesh.Diff(&mesh.Snapshot{}, snap))
+			p.know()
+		}
+		select { // before the first push: no proxy has been answered yet
 		case <-p.frost.thawed():
 		case <-ctx.Done():
 			return nil
 		}
 	}
 	p.update(hub.Take())
+	p.know()
 	for {
 		changes := hub.Changes()
 		if p.frozen() {

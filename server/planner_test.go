@@ -30,6 +30,12 @@ func newFakeHub() *fakeHub {
 
 func (h *fakeHub) Changes() <-chan struct{} { return h.changes }
 func (h *fakeHub) Ready() <-chan struct{}   { return h.ready }
+func (h *fakeHub) Snapshot() *mesh.Snapshot {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.snap
+}
+
 func (h *fakeHub) Take() (*mesh.Snapshot, []mesh.Key) {
 	h.mu.Lock()
 	defer h.mu.Unlock()

@@ -202,9 +202,13 @@ func (s *Server) Run(ctx context.Context) error {
 	case <-ctx.Done():
 		return cause(ctx)
 	}
-	s.awaitThaw(ctx)
-	if ctx.Err() != nil {
+	select { // a node that is told nothing would take it for having nothing
+	case <-s.planner.known:
+	case <-ctx.Done():
 		return cause(ctx)
+	}
+	if f := s.frost.cold(); f != nil {
+		s.log.Warn("frozen since before this start: certificates are given, and proxies go on with what they have, until kerege thaw", "since", f.Since.Format(time.RFC3339), "reason", f.Reason)
 	}
 	stopGRPC, err := s.listenGRPC(start)
 	if err != nil {

@@ -3,6 +3,7 @@ package server
 import (
 	"errors"
 	"net"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -31,7 +32,7 @@ func (s *Server) nodeOptions() []grpc.ServerOption {
 		grpc.MaxHeaderListSize(maxHeaderBytes),
 		grpc.UnaryInterceptor(s.metrics.unary),
 		// Before a stream counts for anything or a byte of its messages is taken.
-		grpc.StreamInterceptor(func(srv any, ss grpc.ServerStream, _ *grpc.StreamServerInfo, handle grpc.StreamHandler) error {
+		grpc.StreamInterceptor(func(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, handle grpc.StreamHandler) error {
 			if _, _, err := callingNode(ss.Context(), s.tokens); err != nil {
 				level := hclog.Warn
 				if status.Code(err) == codes.Unauthenticated {
@@ -39,6 +40,9 @@ func (s *Server) nodeOptions() []grpc.ServerOption {
 				}
 				s.log.Log(level, "a stream is refused", "address", addressOf(ss.Context()), "why", status.Convert(err).Message())
 				return err
+			}
+			if strings.HasPrefix(info.FullMethod, "/envoy.") && s.frost.cold() != nil {
+				return status.Error(codes.Unavailable, "the mesh is frozen since before this server's start: go on with what you have")
 			}
 			return handle(srv, ss)
 		}),
