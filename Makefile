@@ -14,11 +14,11 @@ build: ## build bin/kerege
 	@go build -trimpath -ldflags '$(LDFLAGS)' -o bin/kerege .
 	@go build -trimpath -o bin/app ./e2e/app
 
-demo: ## three hosts call each other through captured, mutually authenticated Envoys (KEEP=1, CONSUL=1, SYSTEMD=1)
-	@tools/install.sh debian envoy $(if $(CONSUL),consul)
+demo: ## three hosts call each other through captured, mutually authenticated Envoys (KEEP=1, CONSUL=1, SYSTEMD=1, NOMAD=1)
+	@tools/install.sh debian envoy $(if $(CONSUL),consul) $(if $(NOMAD),consul debian-nomad nomad)
 	@$(MAKE) --no-print-directory build
 	@go build -o bin/demo ./demo
-	@bin/demo $(if $(KEEP),-keep) $(if $(CONSUL),-consul) $(if $(SYSTEMD),-systemd)
+	@bin/demo $(if $(KEEP),-keep) $(if $(CONSUL),-consul) $(if $(SYSTEMD),-systemd) $(if $(NOMAD),-nomad)
 
 test: lint e2e fuzz ## everything that must pass: lint, unit, golden, property, end to end, short fuzz
 

@@ -21,7 +21,12 @@ func main() {
 	keep := flag.Bool("keep", false, "stay up at the end, and print commands to try")
 	consul := flag.Bool("consul", false, "take the services from a real Consul catalog instead of an HCL file")
 	units := flag.Bool("systemd", false, "tell of one VM under a real systemd instead; needs root")
+	jobs := flag.Bool("nomad", false, "tell of a job of a real Nomad instead; needs root")
 	flag.Parse()
+	if *jobs && os.Geteuid() != 0 {
+		fmt.Fprintln(os.Stderr, "demo: Nomad runs tasks in cgroups and networks of their own: make demo NOMAD=1 as root")
+		os.Exit(1)
+	}
 	if *units && os.Geteuid() != 0 {
 		fmt.Fprintln(os.Stderr, "demo: a systemd of its own needs a cgroup of its own: make demo SYSTEMD=1 as root")
 		os.Exit(1)
@@ -32,6 +37,9 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	story := func() error { return tell(ctx, *keep, *consul) }
+	if *jobs {
+		story = func() error { return tellNomad(ctx) }
+	}
 	if *units {
 		story = func() error { return tellSystemd(ctx) }
 	}
