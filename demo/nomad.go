@@ -31,7 +31,9 @@ func tellNomad(ctx context.Context) (err error) {
 	fmt.Println("touches: folders laid over /etc, /usr/local and /var/lib inside a namespace of its own, cgroups of Nomad's tasks; nothing else on this machine")
 	defer func() {
 		if c.nomad != nil {
-			err = errors.Join(err, c.nomad.Close())
+			if left := c.nomad.Close(); left != nil {
+				err = fmt.Errorf("cleaning up: %w (%v)", left, err)
+			}
 		}
 	}()
 	for _, chapter := range []func(context.Context) error{c.install, c.start, c.run, c.stopped} {

@@ -131,6 +131,7 @@ func (a *Agent) Boot() error {
 	defer log.Close()
 	cmd := exec.Command(path, "agent", "-config", filepath.Join(a.Dir, "agent.hcl"))
 	cmd.Stdout, cmd.Stderr = log, log
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // a terminal's Ctrl-C is not its end: Close is
 	if err := cmd.Start(); err != nil {
 		return fmt.Errorf("starting nomad: %w", err)
 	}
@@ -183,6 +184,7 @@ func (a *Agent) bootConsul() error {
 	defer log.Close()
 	cmd := exec.Command(path, "agent", "-dev", "-node=n1", "-bind=127.0.0.1", "-client=127.0.0.1", "-log-level=warn")
 	cmd.Stdout, cmd.Stderr = log, log
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // a terminal's Ctrl-C is not its end: Close is
 	if err := cmd.Start(); err != nil {
 		return fmt.Errorf("starting consul: %w", err)
 	}
