@@ -5,6 +5,7 @@ import (
 	"maps"
 	"math/rand/v2"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -17,16 +18,13 @@ func TestLoaderIsLoad(t *testing.T) {
 		"syntax":    func(s string) string { return strings.Replace(s, "{", "{{", 1) },
 		"unknown":   func(s string) string { return strings.Replace(s, "weight", "wait", 1) },
 		"subset":    func(s string) string { return strings.Replace(s, ".v2", ".v9", 1) },
-		"twice":     func(s string) string { return s + s[:strings.Index(s, "route")] },
+		"twice":     func(s string) string { return s + s[:max(0, strings.Index(s, "route"))] },
 		"elsewhere": func(s string) string { return s + "\nservice \"s0-0\" {}\n" },
 		"later":     func(s string) string { return s + "\ngateway \"g\" {}\n" },
 		"nothing":   func(string) string { return "" },
 		"the same":  func(s string) string { return s },
 	}
-	names := make([]string, 0, len(edits))
-	for name := range edits {
-		names = append(names, name)
-	}
+	names := slices.Sorted(maps.Keys(edits))
 	random := rand.New(rand.NewPCG(1, 2))
 	var l Loader
 	loaded, refused := 0, 0
