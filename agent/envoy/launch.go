@@ -7,10 +7,9 @@ import (
 	"io"
 	"io/fs"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strconv"
-	"syscall"
+	"sync"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
@@ -30,12 +29,29 @@ type Options struct {
 	Leaving     func(context.Context)
 	// Leaving, if not nil, is called before the drain: it takes the instance out of
 	// its callers' sight and returns when that is done, or its context is.
+	Renew func(context.Context) (Fresh, error)
+	// Renew is asked what to run at each Reload. Nil: there are no reloads, and
+	// Envoy shares nothing with another one.
 }
 
-// Launcher runs one Envoy as a child, in a process group of its own.
+// Fresh is what a new Envoy is started with.
+type Fresh struct {
+	Path      string // as in Options
+	Bootstrap []byte
+}
+
+// Launcher runs one Envoy as a child, in a process group of its own; two of them
+// while one takes over from the other.
 type Launcher struct {
-	o     Options
-	admin *Admin
+	o        Options
+	admin    *Admin
+	requests chan request
+	over     chan struct{} // closed when Run returns
+	region   *region       // nil: no reloads
+	noRegion error         // why not
+	shm      string
+	running  Fresh
+	retiring sync.WaitGroup
 }
 
 // When an Envoy that dies is given up on, and how long between two starts.
@@ -61,11 +77,16 @@ func NewLauncher(o Options) *Launcher {
 	if o.Drain == 0 {
 		o.Drain = 30 * time.Second
 	}
-	return &Launcher{o: o, admin: NewAdmin(AdminSocket(o.Dir))}
+	return &Launcher{o: o, admin: NewAdmin(AdminSocket(o.Dir)), requests: make(chan request), over: make(chan struct{}),
+		shm: sharedMemory, running: Fresh{o.Path, o.Bootstrap}}
 }
 
 // Admin is the client for the running Envoy.
 func (l *Launcher) Admin() *Admin { return l.admin }
+
+func (l *Launcher) bootstrapFile() string { return filepath.Join(l.o.Dir, bootstrapName) }
+
+const bootstrapName = "bootstrap.json"
 
 // folderWithin is how long an agent may take to give the folder to this user: it
 // has just told who its proxy's user is, or is opening the sockets anew.
@@ -73,20 +94,23 @@ const folderWithin = 5 * time.Second
 
 // writeBootstrap replaces the file, for the one that is there may be of the user
 // that the proxy ran as before, whose file only the folder lets go of.
-func (l *Launcher) writeBootstrap(ctx context.Context, path string) error {
-	end := time.Now().Add(folderWithin)
+func (l *Launcher) writeBootstrap(ctx context.Context, text []byte) error {
+	path, end := l.bootstrapFile(), time.Now().Add(folderWithin)
 	for {
-		err := os.WriteFile(path+".new", l.o.Bootstrap, 0o600)
+		err := os.WriteFile(path+".new", text, 0o600)
 		if err == nil {
 			err = os.Rename(path+".new", path)
 		}
-		if err == nil || !errors.Is(err, fs.ErrPermission) || time.Now().After(end) {
-			return err
+		if err == nil {
+			return nil
+		}
+		if !errors.Is(err, fs.ErrPermission) || time.Now().After(end) {
+			return fmt.Errorf("writing Envoy's bootstrap: %w", err)
 		}
 		_ = os.Remove(path + ".new") // of another user, too
 		select {
 		case <-ctx.Done():
-			return err
+			return fmt.Errorf("writing Envoy's bootstrap: %w", err)
 		case <-time.After(100 * time.Millisecond):
 		}
 	}
@@ -94,15 +118,23 @@ func (l *Launcher) writeBootstrap(ctx context.Context, path string) error {
 
 // Run starts Envoy, and again when it dies, until ctx is done; then it drains and
 // stops it and returns nil. It returns the cause when Envoy died maxCrashes times
-// within crashWindow, or could not be started at all.
+// within crashWindow, or could not be started at all. It is called once.
 func (l *Launcher) Run(ctx context.Context) error {
-	path := filepath.Join(l.o.Dir, "bootstrap.json")
-	if err := l.writeBootstrap(ctx, path); err != nil {
-		return fmt.Errorf("writing Envoy's bootstrap: %w", err)
+	defer close(l.over)
+	if err := l.writeBootstrap(ctx, l.running.Bootstrap); err != nil {
+		return err
+	}
+	if l.o.Renew != nil {
+		stop, err := l.prepare()
+		if err != nil {
+			return err
+		}
+		defer stop()
 	}
 	var crashes []time.Time
 	for {
-		err := l.once(ctx, path)
+		err := l.life(ctx)
+		l.retiring.Wait()
 		if ctx.Err() != nil {
 			return nil
 		}
@@ -129,17 +161,21 @@ func (l *Launcher) Run(ctx context.Context) error {
 
 var errStart = errors.New("starting Envoy")
 
-func (l *Launcher) args(bootstrap string) []string {
+func (l *Launcher) args(epoch int) []string {
 	args := []string{
-		"-c", bootstrap,
+		"-c", l.bootstrapFile(),
 		"--log-level", l.o.LogLevel,
-		// Nothing of another Envoy of this host is shared, whatever namespace it is in.
-		"--disable-hot-restart",
 		// Clients are told at once to go elsewhere; a listener that is replaced keeps
 		// its connections as long as Envoy lets it.
 		"--drain-strategy", "immediate",
 		"--drain-time-s", "600",
 		"--file-flush-interval-msec", "1000", // denied calls are in the log a second later
+	}
+	if l.region == nil {
+		// Nothing of another Envoy of this host is shared, whatever namespace it is in.
+		args = append(args, "--disable-hot-restart")
+	} else {
+		args = append(append(args, l.region.args(epoch)...), "--parent-shutdown-time-s", strconv.Itoa(int(l.grace().Seconds())))
 	}
 	if l.o.Concurrency > 0 {
 		args = append(args, "--concurrency", strconv.Itoa(l.o.Concurrency))
@@ -147,36 +183,82 @@ func (l *Launcher) args(bootstrap string) []string {
 	return args
 }
 
-// once runs one Envoy to its end. It returns why it ended.
-func (l *Launcher) once(ctx context.Context, bootstrap string) error {
+// life is that of one Envoy and of those that take over from it, until one dies
+// or ctx is done. It returns why it ended; retiring Envoys may end after it.
+func (l *Launcher) life(ctx context.Context) error {
 	if err := os.Remove(AdminSocket(l.o.Dir)); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("%w: removing the admin socket of the one before: %w", errStart, err)
 	}
-	cmd := exec.Command(l.o.Path, l.args(bootstrap)...)
-	cmd.Stdout, cmd.Stderr = l.o.Output, l.o.Output
-	cmd.SysProcAttr = attributes()
-	if err := cmd.Start(); err != nil {
-		return fmt.Errorf("%w: %w", errStart, err)
+	now, err := begin(l.running.Path, l.o.Dir, l.args(0), 0, l.o.Output)
+	if err != nil {
+		return err
 	}
-	ended := make(chan error, 1)
-	go func() { ended <- cmd.Wait() }()
-
-	watching, stop := context.WithCancel(ctx)
-	watched := make(chan struct{})
-	go func() { defer close(watched); l.watch(watching) }()
-	defer func() { stop(); <-watched }()
-
-	select {
-	case err := <-ended:
-		return died(cmd, err)
-	case <-ctx.Done():
+	ready, stop := l.watch(ctx)
+	defer func() { stop() }()
+	var old *leaver
+	for {
+		var idle, gone <-chan struct{}
+		if old != nil {
+			idle, gone = old.idle, old.done
+		}
+		asked := l.requests
+		if ready != nil || old != nil && !closed(idle) {
+			asked = nil // none from one that has nothing to hand over, or of which another one is not done
+		} else {
+			idle = nil
+		}
+		select {
+		case <-now.done:
+			if old != nil {
+				// It holds the listening sockets open and does not accept.
+				l.complain(old.kill())
+			}
+			return now.err
+		case <-ready:
+			ready = nil
+		case <-idle:
+		case <-gone:
+			old = nil
+		case r := <-asked:
+			all := l.gather(r)
+			next, err := l.succeed(ctx, now)
+			if err == nil {
+				stop()
+				ready, stop = l.watch(ctx)
+				old, now = l.retire(now, next), next
+			}
+			for _, r := range all {
+				r.result <- err
+			}
+		case <-ctx.Done():
+			l.leave(now, old)
+			return now.err
+		}
 	}
-	l.drain(ended)
-	return l.stop(cmd, ended)
 }
 
-// watch waits for readiness and tells.
-func (l *Launcher) watch(ctx context.Context) {
+func closed(c <-chan struct{}) bool {
+	select {
+	case <-c:
+		return true
+	default:
+		return false
+	}
+}
+
+// watch waits for readiness and tells. The channel is closed when Envoy is ready,
+// or when stop was called, which waits for it.
+func (l *Launcher) watch(ctx context.Context) (ready <-chan struct{}, stop func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		l.awaitReady(ctx)
+	}()
+	return done, func() { cancel(); <-done }
+}
+
+func (l *Launcher) awaitReady(ctx context.Context) {
 	started, told := time.Now(), time.Now()
 	for {
 		err := l.admin.Ready(ctx)
@@ -199,58 +281,8 @@ func (l *Launcher) watch(ctx context.Context) {
 	}
 }
 
-// drain lets calls in flight end. Envoy goes on accepting, for callers who have not
-// heard yet, and asks each client at its answer to connect elsewhere. It returns when none is left, the time is up,
-// or Envoy has ended by itself.
-func (l *Launcher) drain(ended chan error) {
-	ctx, cancel := context.WithTimeout(context.Background(), l.o.Drain)
-	defer cancel()
-	if l.o.Leaving != nil {
-		l.o.Leaving(ctx)
-	}
-	if err := l.admin.Drain(ctx); err != nil {
-		l.o.Log.Warn("Envoy could not be asked to drain", "error", err)
-		return
-	}
-	for quiet := 0; ; {
-		n, err := l.admin.InFlight(ctx)
-		if err == nil && n == 0 {
-			if quiet++; quiet == 2 { // once more: the last answer may still be on its way out
-				return
-			}
-		} else {
-			quiet = 0
-		}
-		select {
-		case err := <-ended:
-			ended <- err
-			return
-		case <-ctx.Done():
-			l.o.Log.Warn("Envoy is stopped with calls in flight", "calls", n, "after", l.o.Drain)
-			return
-		case <-time.After(pollEvery):
-		}
-	}
-}
-
-func (l *Launcher) stop(cmd *exec.Cmd, ended chan error) error {
-	if err := cmd.Process.Signal(syscall.SIGTERM); err != nil && !errors.Is(err, os.ErrProcessDone) {
-		l.o.Log.Warn("Envoy could not be told to stop", "error", err)
-	}
-	select {
-	case err := <-ended:
-		return died(cmd, err)
-	case <-time.After(killAfter):
-	}
-	if err := cmd.Process.Kill(); err != nil && !errors.Is(err, os.ErrProcessDone) {
-		l.o.Log.Warn("Envoy could not be killed", "error", err)
-	}
-	return died(cmd, <-ended)
-}
-
-func died(cmd *exec.Cmd, err error) error {
+func (l *Launcher) complain(err error) {
 	if err != nil {
-		return fmt.Errorf("running Envoy: %w", err)
+		l.o.Log.Warn("an Envoy does not end as it should", "error", err)
 	}
-	return fmt.Errorf("running Envoy: it ended: %s", cmd.ProcessState)
 }

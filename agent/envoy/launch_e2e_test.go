@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -27,11 +28,29 @@ import (
 type fixed struct {
 	discoveryv3.UnimplementedAggregatedDiscoveryServiceServer
 	plan   *plan.Proxy
+	mu     sync.Mutex
 	answer chan struct{} // closed when it may
 }
 
+// hold keeps those who come from now on waiting, until answer is closed.
+func (f *fixed) hold(answer chan struct{}) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.answer = answer
+}
+
+func (f *fixed) may() <-chan struct{} {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.answer
+}
+
 func (f *fixed) DeltaAggregatedResources(s discoveryv3.AggregatedDiscoveryService_DeltaAggregatedResourcesServer) error {
-	<-f.answer
+	select {
+	case <-f.may():
+	case <-s.Context().Done():
+		return nil
+	}
 	set, err := xds.NewTranslator().Translate(f.plan)
 	if err != nil {
 		return err

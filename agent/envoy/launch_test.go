@@ -174,7 +174,7 @@ func TestTheBootstrapIsWrittenWhereTheFolderComesLater(t *testing.T) {
 		for _, call := range []uintptr{syscall.SYS_SETFSGID, syscall.SYS_SETFSUID} {
 			_, _, _ = syscall.RawSyscall(call, user, 0, 0)
 		}
-		done <- l.writeBootstrap(context.Background(), path)
+		done <- l.writeBootstrap(context.Background(), []byte("{}"))
 	}()
 	if err := <-done; err != nil {
 		t.Fatal(err)
