@@ -113,13 +113,13 @@ func (l *Launcher) fits(ctx context.Context, fresh Fresh) error {
 	if err := Check(ctx, fresh.Path); err != nil {
 		return err
 	}
-	mine, err := exec.CommandContext(ctx, fresh.Path, "--hot-restart-version").CombinedOutput()
+	out, err := exec.CommandContext(ctx, fresh.Path, "--hot-restart-version").CombinedOutput()
 	if err != nil {
-		return fmt.Errorf("asking %s how it takes over: %w", fresh.Path, err)
+		return fmt.Errorf("asking %s how it takes over: %w: %s", fresh.Path, err, lastLine(string(out)))
 	}
-	if running, err := l.admin.info(ctx); err == nil && running.HotRestart != strings.TrimSpace(string(mine)) {
-		return fmt.Errorf("%s cannot take over from the Envoy that runs (%s, and that speaks %s): restart it instead",
-			fresh.Path, strings.TrimSpace(string(mine)), running.HotRestart)
+	mine := lastLine(string(out)) // after what it finds to warn of
+	if running, err := l.admin.info(ctx); err == nil && running.HotRestart != mine {
+		return fmt.Errorf("%s cannot take over from the Envoy that runs (%s, and that speaks %s): restart it instead", fresh.Path, mine, running.HotRestart)
 	}
 	path := l.bootstrapFile() + ".next"
 	if err := os.WriteFile(path, fresh.Bootstrap, 0o600); err != nil {

@@ -288,7 +288,7 @@ func TestAReloadThatFailsLeavesTheOneBefore(t *testing.T) {
 		{"no such program", Fresh{r.dir + "/nowhere", r.boot}, "no such file"},
 		{"not Envoy", Fresh{program(t, r.dir, "not", "echo hello\n"), r.boot}, "not what Envoy answers"},
 		{"a bootstrap that is none", Fresh{good.Path, []byte(`{"nod": {}}`)}, "nod"},
-		{"another way to take over", Fresh{program(t, r.dir, "other", `case "$*" in *--hot-restart-version*) echo 12.0;; *) exec `+good.Path+` "$@";; esac`+"\n"), r.boot}, "restart it instead"},
+		{"another way to take over", Fresh{program(t, r.dir, "other", `case "$*" in *--hot-restart-version*) echo warning: x; echo 12.0;; *) exec `+good.Path+` "$@";; esac`+"\n"), r.boot}, "(12.0, and that speaks 11.104): restart it instead"},
 		{dies, good, "died before it served"},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -188,6 +188,7 @@ func restarts(t *testing.T, ctx context.Context, r *Root, web program, other *to
 	if rep := load(t, ctx, web, "agent killed, each call asks for the name", "-fresh", "systemctl kill -s KILL --kill-who=main kerege-agent"); rep.Failed > 0 {
 		t.Errorf("agent killed: %+v", rep)
 	}
+	reloads(t, ctx, r, web)
 	slow := r.Command(ctx, web.line("curl -s -o /dev/null -w '%{http_code}' "+api+"slow/2s"))
 	var status strings.Builder
 	slow.Stdout = &status
@@ -211,6 +212,30 @@ func restarts(t *testing.T, ctx context.Context, r *Root, web program, other *to
 		t.Errorf("Envoy killed: more than 3 s of calls failed: %+v", rep)
 	}
 	web.waitFor(t, ctx, api, "200 ")
+}
+
+// reloads: a new Envoy takes over, from itself, by signal and of a new program, and
+// one that cannot is said and changes nothing.
+func reloads(t *testing.T, ctx context.Context, r *Root, web program) {
+	t.Helper()
+	envoys := func() string { return run(t, ctx, r, "pgrep -u kerege-envoy-web -x envoy | sort | xargs") }
+	before := envoys()
+	for _, flags := range []string{"", "-fresh"} {
+		if rep := load(t, ctx, web, "Envoy reloaded "+flags, flags, "systemctl reload kerege-envoy@web"); rep.Failed > 0 {
+			t.Errorf("Envoy reloaded %s: %+v", flags, rep)
+		}
+	}
+	if rep := load(t, ctx, web, "Envoy reloaded by signal", "-fresh", "systemctl kill -s HUP --kill-who=main kerege-envoy@web"); rep.Failed > 0 {
+		t.Errorf("Envoy reloaded by signal: %+v", rep)
+	}
+	bad := load(t, ctx, web, "a reload with a program that is not Envoy", "-fresh", "printf '#!/bin/sh\nexit 1\n' > /usr/local/bad; chmod 755 /usr/local/bad; mount --bind /usr/local/bad /usr/bin/envoy; "+
+		"systemctl reload kerege-envoy@web; code=$?; umount /usr/bin/envoy; journalctl -b -u kerege-envoy@web --no-pager | grep 'the one before serves on'; systemctl is-active kerege-envoy@web && test $code != 0")
+	if bad.Failed > 0 {
+		t.Errorf("a reload that fails: %+v", bad)
+	}
+	if after := envoys(); after == before {
+		t.Errorf("the same Envoys run after three reloads: %s", after)
+	}
 }
 
 // rebooted powers the root off and boots it again, and finds capture back before
