@@ -93,12 +93,14 @@ service "api" {
 		must(t, web.StartEnvoy(ctx))
 		must(t, web.WaitReady(ctx))
 		ready := time.Now()
+		var back time.Duration // when the first call that goes through began: one begun before may hang at an address that nothing routes
 		must(t, lab.Until(ctx, 5*time.Second, "calls through Envoy again", func() error {
+			back = time.Since(ready)
 			return answers(ctx, web.Get, "http://api.mesh:8080/", "spiffe://test.example/svc/web")
 		}))
-		t.Logf("direct after %s; through Envoy again %s after it was ready", took, time.Since(ready))
-		if took > time.Second || time.Since(ready) > time.Second {
-			t.Errorf("direct after %s, back after %s", took, time.Since(ready))
+		t.Logf("direct after %s; through Envoy again %s after it was ready", took, back)
+		if took > time.Second || back > time.Second {
+			t.Errorf("direct after %s, back after %s", took, back)
 		}
 	})
 	t.Run("Envoy is dead: closed refuses quickly (E8)", func(t *testing.T) {
