@@ -19,7 +19,7 @@ type evidence interface {
 	Verify(ctx context.Context, token string, want jwt.Want) (jwt.Claims, error)
 }
 
-// witness is who knows what an allocation is: *nomad.Source.
+// witness is who knows what an allocation is: *nomad.Source, and *lastWord over it.
 type witness interface {
 	Registers(ctx context.Context, t nomad.Tie) error
 }
@@ -28,7 +28,8 @@ type witness interface {
 const nomadSource = "nomad"
 
 func (s *Server) judgeBy(src *nomad.Source) {
-	s.witness = src
+	s.words = newLastWord(src, filepath.Join(s.cfg.DataDir, "nomad-words.json"), s.log.Named("nomad"), s.now)
+	s.witness = s.words
 	s.evidence = jwt.New(jwt.Options{Fetch: src.Keys, File: filepath.Join(s.cfg.DataDir, "nomad-keys.json"), Log: s.log.Named("nomad"), Now: s.now})
 }
 

@@ -58,8 +58,9 @@ type Server struct {
 
 	signsFor string // trust domain of the CA of an earlier start, "" at the first
 
-	evidence evidence // nil: no nomad block
-	witness  witness  // likewise
+	evidence evidence  // nil: no nomad block
+	witness  witness   // likewise
+	words    *lastWord // the witness, where it is Nomad
 
 	metrics    *metrics
 	converging *convergence
@@ -184,6 +185,9 @@ func (s *Server) Run(ctx context.Context) error {
 	start("registry", func(ctx context.Context) error { return s.hub.Run(ctx, sources...) })
 	start("planning", func(ctx context.Context) error { return s.planner.run(ctx, s.hub) })
 	start("measuring", s.converging.run)
+	if s.words != nil {
+		start("keeping nomad's words", s.words.run)
+	}
 	stopMetrics, err := s.listenMetrics(start)
 	if err != nil {
 		cancel(nil)
