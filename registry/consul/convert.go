@@ -13,11 +13,12 @@ import (
 )
 
 // convert makes the instances of an answer, sorted. Connect's proxies and
-// gateways are not instances of a service.
+// gateways are not instances of a service, and Nomad's own agents, like Consul's
+// servers, are no service of ours.
 func convert(name, datacenter string, entries []*api.ServiceEntry) []mesh.Instance {
 	var list []mesh.Instance
 	for _, e := range entries {
-		if e == nil || e.Service == nil || e.Node == nil || e.Service.Kind != api.ServiceKindTypical {
+		if e == nil || e.Service == nil || e.Node == nil || e.Service.Kind != api.ServiceKindTypical || ofNomad(e.Service.ID) {
 			continue
 		}
 		list = append(list, instancesOf(name, datacenter, e)...)
@@ -67,6 +68,13 @@ func instancesOf(name, datacenter string, e *api.ServiceEntry) []mesh.Instance {
 		list = append(list, one)
 	}
 	return list
+}
+
+// ofNomad tells whether an agent of Nomad registered itself: by the ID it chooses,
+// since a team may call a service nomad, too. Who else writes such an ID
+// keeps out of the mesh what is registered by it, and nothing more.
+func ofNomad(id string) bool {
+	return strings.HasPrefix(id, "_nomad-server-") || strings.HasPrefix(id, "_nomad-client-")
 }
 
 // allocation is the allocation whose service Nomad registered, from the form of

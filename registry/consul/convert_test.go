@@ -109,3 +109,16 @@ func TestAnIDNamesAnAllocation(t *testing.T) {
 		}
 	}
 }
+
+func TestNomadsOwnAgentsAreNoService(t *testing.T) {
+	entry := func(id string) *api.ServiceEntry {
+		return &api.ServiceEntry{Node: &api.Node{Node: "n1", Address: "10.0.0.1"}, Service: &api.AgentService{ID: id, Service: "nomad", Port: 4646}}
+	}
+	got := convert("nomad", "dc1", []*api.ServiceEntry{
+		entry("_nomad-server-f4ufxdeb2lzjwjsaqg6ddmlmzgbgbpq5"), entry("_nomad-client-zrqk4aa7kkkzrhlyxmtsvbrrhq7hjtq5"),
+		entry("nomad"), entry("_nomad-task-3f1c2a4b-0d5e-4f67-8a9b-0c1d2e3f4a5b-group-g-nomad-http"),
+	})
+	if len(got) != 2 || got[0].ID == got[1].ID || ofNomad(got[0].ID) || ofNomad(got[1].ID) {
+		t.Errorf("%+v", got)
+	}
+}
