@@ -20,8 +20,8 @@ type process struct {
 }
 
 // begin starts an Envoy whose working folder is dir. The kernel ends it with the
-// thread that started it, which is kept for it: no Envoy is left over when kerege
-// is killed.
+// thread that started it, so that no Envoy is left over when kerege is killed; an
+// Envoy that can take over asks for that by itself. The thread is kept for it.
 func begin(path, dir string, args []string, epoch int, out io.Writer) (*process, error) {
 	cmd := exec.Command(path, args...)
 	cmd.Dir = dir

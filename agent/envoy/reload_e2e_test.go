@@ -21,6 +21,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/kerege/kerege/e2e/parts"
 	"github.com/kerege/kerege/mesh"
 	"github.com/kerege/kerege/plan"
@@ -373,7 +375,7 @@ func TestANewOneThatDiesIsStartedAgain(t *testing.T) {
 	}
 }
 
-// A launcher that is killed while it reloads leaves no Envoy.
+// A launcher that is killed, while it reloads or where it does not, leaves no Envoy.
 func TestAKilledLauncherLeavesNoEnvoy(t *testing.T) {
 	if dir := os.Getenv("KEREGE_TEST_LAUNCHER"); dir != "" {
 		boot, err := os.ReadFile(dir + "/given.json")
@@ -381,9 +383,11 @@ func TestAKilledLauncherLeavesNoEnvoy(t *testing.T) {
 			t.Fatal(err)
 		}
 		fresh := Fresh{parts.Path(t, "envoy"), boot}
-		l := NewLauncher(Options{Path: fresh.Path, Dir: dir, Bootstrap: boot, Concurrency: 1, Output: io.Discard,
-			Renew: func(context.Context) (Fresh, error) { return fresh, nil }})
-		t.Fatal(l.Run(t.Context()))
+		o := Options{Path: fresh.Path, Dir: dir, Bootstrap: boot, Concurrency: 1, Output: os.Stderr} // no pipe, of whose end an Envoy might die
+		if os.Getenv("KEREGE_TEST_RELOADS") != "" {
+			o.Renew = func(context.Context) (Fresh, error) { return fresh, nil }
+		}
+		t.Fatal(NewLauncher(o).Run(t.Context()))
 	}
 	r, slow := newRig(t, 5*time.Second)
 	close(slow)
@@ -391,9 +395,17 @@ func TestAKilledLauncherLeavesNoEnvoy(t *testing.T) {
 	if err := os.WriteFile(r.dir+"/given.json", r.boot, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	for _, after := range []time.Duration{0, 100 * time.Millisecond, 300 * time.Millisecond, time.Second} {
+	// What is left over is ours, and no business of an init that ends orphans.
+	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
+	for n, after := range []time.Duration{0, 0, 50 * time.Millisecond, 100 * time.Millisecond, 300 * time.Millisecond, time.Second} {
 		cmd := exec.Command(os.Args[0], "-test.run", "^TestAKilledLauncherLeavesNoEnvoy$")
 		cmd.Env = append(os.Environ(), "KEREGE_TEST_LAUNCHER="+r.dir)
+		if n > 0 {
+			cmd.Env = append(cmd.Env, "KEREGE_TEST_RELOADS=1")
+		}
 		if err := cmd.Start(); err != nil {
 			t.Fatal(err)
 		}
@@ -406,6 +418,11 @@ func TestAKilledLauncherLeavesNoEnvoy(t *testing.T) {
 		cmd.Wait()
 		<-asked
 		wait(t, "no Envoy", func() bool { return len(r.envoys()) == 0 })
+		for {
+			if _, err := unix.Wait4(-1, nil, 0, nil); err != nil {
+				break // all are gone
+			}
+		}
 	}
 	left, err := openRegion(r.dir, sharedMemory) // as the next launcher does
 	if err != nil {
