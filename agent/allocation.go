@@ -194,13 +194,16 @@ func (a *Agent) allocated(w *workload) bool {
 	}
 	c, _ := a.claims.get(w.key())
 	if c.held == nil {
-		if len(w.Addresses) == 0 || a.ours(w.Addresses) {
+		if !w.Inside && (len(w.Addresses) == 0 || a.ours(w.Addresses)) {
 			return false
 		}
 		w.dir, w.held = "", fmt.Sprintf("its allocation has a network namespace of its own, and its sidecar has not called yet: a task of its job runs `kerege envoy -service %s -workload $NOMAD_ALLOC_ID`", w.Service)
 		return true
 	}
 	w.who = who{by: w.Source + " + its sidecar's network namespace", netns: c.Path}
+	if !w.Inside && a.ours(w.Addresses) {
+		w.held = "it is registered at ports that Nomad maps on this host, and which ports they are inside is not known yet: the server asks Nomad (its settings need a nomad block)"
+	}
 	if c.UID == 0 {
 		w.held = "its sidecar runs as root, as whom its Envoy's calls cannot be told from the application's: write user = … into the task, and the same user into envoy { user } of agent.hcl"
 	}
@@ -324,7 +327,11 @@ func (a *Agent) captureAllocations(ctx context.Context, list []*workload) {
 	var fresh []string
 	for _, w := range list {
 		claim, ok := a.claims.get(w.key())
-		if !ok || claim.held == nil || claim.captured || w.held != "" || w.who.netns != claim.Path || a.proxy(w.key()) == nil {
+		was := slices.IndexFunc(c.Workloads, func(x capture.Workload) bool { return x.Name == w.key() })
+		if claim.captured && (was < 0 || slices.Equal(c.Workloads[was].Ports, w.Ports)) {
+			continue // or it was taken away by hand
+		}
+		if !ok || claim.held == nil || w.held != "" || w.who.netns != claim.Path || a.proxy(w.key()) == nil {
 			continue
 		}
 		cw, err := a.captured(w)

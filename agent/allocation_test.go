@@ -3,13 +3,16 @@ package agent
 import (
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/hashicorp/go-hclog"
 
 	"github.com/kerege/kerege/agent/capture"
 	"github.com/kerege/kerege/agent/identity"
+	keregev1 "github.com/kerege/kerege/api/kerege/v1"
 	"github.com/kerege/kerege/config"
 )
 
@@ -145,5 +148,61 @@ func TestAllocationsAreCapturedByThemselvesAndTheHostIsNot(t *testing.T) {
 	})
 	if _, still := a.claims.get(key); still {
 		t.Error("its claim stays")
+	}
+}
+
+// An allocation whose ports Nomad maps on the host is in the mesh at the ports inside,
+// once they are known, and they stay known.
+func TestMappedPortsAreThoseInside(t *testing.T) {
+	a, f := newAllocated(t)
+	key := "web/" + allocation
+	say := func(inside bool, port uint32) {
+		a.update(&keregev1.NodeUpdate{PlacementSet: true, Placement: []*keregev1.Placement{{Service: "web", Workload: allocation, Source: "consul", Ports: []uint32{port}, Addresses: []string{"127.0.0.1"}, Inside: inside}}})
+	}
+	look := func() *workload {
+		var placed []placement
+		a.memory.look(func(s *state) { placed = s.Placed })
+		list := a.survey(placed)
+		a.captureAllocations(t.Context(), list)
+		f.st.Deadline = time.Time{}
+		return list[0]
+	}
+	a.proxies[key] = &running{}
+	say(true, 8080)
+	if w := look(); w.dir != "" || !strings.Contains(w.held, "its sidecar has not called yet") {
+		t.Errorf("before its sidecar called: %+v", w)
+	}
+	a.update(&keregev1.NodeUpdate{PlacementSet: true})
+	claimOf(t, a, key, filepath.Join(t.TempDir(), "ns"), 4711)
+	say(false, 23456)
+	if w := look(); !strings.Contains(w.held, "not known yet") || f.st.Applied {
+		t.Errorf("captured at ports that nobody knows: %+v, %+v", w, f.st)
+	}
+	for _, port := range []uint32{8080, 8081} {
+		say(true, port)
+		if w := look(); w.held != "" || !f.st.Applied || !slices.Equal(f.st.Config.Workloads[0].Ports, []uint16{uint16(port)}) {
+			t.Errorf("inside at %d: %+v, %+v", port, w, f.st.Config)
+		}
+	}
+	say(false, 23456)
+	if w := look(); w.held != "" || !slices.Equal(w.Ports, []uint16{8081}) || !slices.Equal(f.st.Config.Workloads[0].Ports, []uint16{8081}) {
+		t.Errorf("a server that does not know made it unknown: %+v", w)
+	}
+}
+
+// What serves a workload is opened anew when its network namespace is another.
+func TestAProxyIsOfOneNamespace(t *testing.T) {
+	r := &running{stand: stand{1, 1, ""}}
+	for _, c := range []struct {
+		p    stand
+		held bool
+		want bool
+	}{
+		{stand{1, 1, ""}, false, true}, {stand{1, 1, "/run/netns/x"}, false, false}, {stand{1, 1, "/run/netns/x"}, true, true},
+		{stand{2, 1, ""}, true, false},
+	} {
+		if r.at(c.p, c.held) != c.want {
+			t.Errorf("%+v, held %v: %v", c.p, c.held, !c.want)
+		}
 	}
 }

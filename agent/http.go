@@ -218,7 +218,7 @@ func (a *Agent) serveBootstrap(req *http.Request) (any, error) {
 				Detail: "run kerege envoy as that user; it is kerege-envoy-" + w.Service + " where that user exists, else the one that agent.hcl says in envoy { user }, else kerege-envoy"}
 		}
 		r := a.proxy(k)
-		if r == nil || r.owner != a.ownerPair(w) {
+		if r == nil || !r.at(a.standOf(w), w.held != "") {
 			poke(a.poked) // its user is new: the socket comes in a moment
 			break
 		}

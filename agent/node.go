@@ -158,7 +158,7 @@ func (a *Agent) update(u *keregev1.NodeUpdate) {
 		}
 		s.Evicted = false
 		if u.GetPlacementSet() {
-			s.Placed = keepMembers(placements(u.GetPlacement()), s)
+			s.Placed = keepMembers(keepInside(placements(u.GetPlacement()), s.Placed), s)
 		}
 		if u.GetNamesSet() {
 			s.Names = names(u.GetNames())
@@ -206,10 +206,24 @@ func keepMembers(said []placement, s *state) []placement {
 	return said
 }
 
+// keepInside keeps what was known of the ports of an allocation that is where it
+// was, while a server does not know them.
+func keepInside(said, old []placement) []placement {
+	for i := range said {
+		p := &said[i]
+		for _, o := range old {
+			if o.key() == p.key() && o.Inside && !p.Inside && slices.Equal(o.Addresses, p.Addresses) {
+				p.Inside, p.Ports = true, o.Ports
+			}
+		}
+	}
+	return said
+}
+
 func placements(in []*keregev1.Placement) []placement {
 	out := []placement{}
 	for _, p := range in {
-		x := placement{Service: p.GetService(), Workload: p.GetWorkload(), Addresses: p.GetAddresses(), Source: p.GetSource(), MTLS: p.GetMtls()}
+		x := placement{Service: p.GetService(), Workload: p.GetWorkload(), Addresses: p.GetAddresses(), Source: p.GetSource(), MTLS: p.GetMtls(), Inside: p.GetInside() && p.GetWorkload() != ""}
 		for _, port := range p.GetPorts() {
 			if port > 0 && port < 1<<16 {
 				x.Ports = append(x.Ports, uint16(port))

@@ -23,8 +23,14 @@ import (
 type running struct {
 	relay *relay.Proxy
 	open  *cut.Proxy // what callers hold open at it
-	owner [2]int     // user and group that the socket belongs to
+	stand stand      // whose and where it is
 	stop  func()
+}
+
+// stand is whose a workload's socket is, and the network namespace it is about.
+type stand struct {
+	uid, gid int
+	netns    string
 }
 
 // startProxy opens a workload's socket with its configuration and certificates.
@@ -65,7 +71,7 @@ func (a *Agent) startProxy(ctx context.Context, w *workload) (*running, error) {
 	wg.Go(func() { p.Run(ctx) })
 	wg.Go(func() { open.Run(ctx) })
 	wg.Go(func() { _ = g.Serve(sock) })
-	return &running{relay: p, open: open, owner: [2]int{uid, gid}, stop: func() {
+	return &running{relay: p, open: open, stand: stand{uid, gid, netns}, stop: func() {
 		cancel()
 		g.Stop()
 		wg.Wait()
@@ -88,9 +94,18 @@ func (a *Agent) socketOwner(w *workload) (uid, gid int) {
 	return a.owner(w)
 }
 
-func (a *Agent) ownerPair(w *workload) [2]int {
+// at says whether a workload's socket is as it should be. Where one that is held
+// is, is not known.
+func (r *running) at(p stand, held bool) bool {
+	if held {
+		p.netns = r.stand.netns
+	}
+	return r.stand == p
+}
+
+func (a *Agent) standOf(w *workload) stand {
 	uid, gid := a.socketOwner(w)
-	return [2]int{uid, gid}
+	return stand{uid, gid, w.who.netns}
 }
 
 func (a *Agent) resourcesFile(w *workload) string {
@@ -172,8 +187,8 @@ func (a *Agent) reconcile(ctx context.Context) {
 	var moved []*running
 	for k, w := range want {
 		r := a.proxies[k]
-		if r != nil && r.owner != a.ownerPair(w) {
-			a.log.Info("a proxy's user changed: its socket is opened anew", "workload", k, "uid", a.ownerPair(w)[0])
+		if r != nil && !r.at(a.standOf(w), w.held != "") {
+			a.log.Info("a proxy's user or network namespace changed: its socket is opened anew", "workload", k, "uid", a.standOf(w).uid, "netns", w.who.netns)
 			moved, r = append(moved, r), nil
 			delete(a.proxies, k)
 		}

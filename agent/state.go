@@ -41,8 +41,9 @@ type placement struct {
 	Ports     []uint16 `json:"ports,omitempty"`
 	Addresses []string `json:"addresses,omitempty"`
 	Source    string   `json:"source,omitempty"`
-	MTLS      string   `json:"mtls,omitempty"` // strict | permissive | disabled; "": a server that does not say
-	Gone      bool     `json:"gone,omitempty"` // no registry says so any more, and it has not left
+	MTLS      string   `json:"mtls,omitempty"`   // strict | permissive | disabled; "": a server that does not say
+	Inside    bool     `json:"inside,omitempty"` // an allocation with a network namespace of its own, and Ports are those in it
+	Gone      bool     `json:"gone,omitempty"`   // no registry says so any more, and it has not left
 }
 
 func (p placement) key() string { return key(p.Service, p.Workload) }

@@ -16,7 +16,7 @@ func equalInstance(a, b *Instance) bool {
 		a.Addr == b.Addr && a.PortName == b.PortName && a.Protocol == b.Protocol &&
 		slices.Equal(a.Tags, b.Tags) && maps.Equal(a.Meta, b.Meta) && maps.Equal(a.NodeMeta, b.NodeMeta) &&
 		maps.Equal(a.Tagged, b.Tagged) && a.Weight == b.Weight && a.Health == b.Health &&
-		a.Locality == b.Locality && a.Pos == b.Pos && a.In == b.In && a.Barred == b.Barred
+		a.Locality == b.Locality && a.Pos == b.Pos && a.In == b.In && a.Barred == b.Barred && equalAllocation(a.Allocation, b.Allocation)
 }
 
 func equalInstances(a, b []*Instance) bool {
@@ -27,7 +27,8 @@ func equalSlot(a, b *slot) bool {
 	return slices.EqualFunc(a.blocks, b.blocks, equalBlock) &&
 		equalInstances(a.instances, b.instances) &&
 		reflect.DeepEqual(a.routes, b.routes) && reflect.DeepEqual(a.intentions, b.intentions) &&
-		reflect.DeepEqual(a.members, b.members) && slices.Equal(a.vips, b.vips) && reflect.DeepEqual(a.served, b.served) && slices.Equal(a.retained, b.retained)
+		reflect.DeepEqual(a.members, b.members) && slices.Equal(a.vips, b.vips) && reflect.DeepEqual(a.served, b.served) && slices.Equal(a.retained, b.retained) &&
+		maps.EqualFunc(a.allocations, b.allocations, equalAllocation)
 }
 
 func equalBlock(a, b *ServiceConfig) bool {

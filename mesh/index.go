@@ -17,14 +17,15 @@ type entry struct {
 // slot is all that one part says of one name: a service's, a registry's own, or
 // an intention's label.
 type slot struct {
-	blocks     []*ServiceConfig
-	routes     []*Route
-	intentions []*Intention
-	instances  []*Instance
-	members    []*Member
-	vips       []netip.Addr
-	served     *Served
-	retained   []string // destinations kept for the caller of that name
+	blocks      []*ServiceConfig
+	routes      []*Route
+	intentions  []*Intention
+	instances   []*Instance
+	members     []*Member
+	vips        []netip.Addr
+	served      *Served
+	allocations map[string]*Allocation // by workload
+	retained    []string               // destinations kept for the caller of that name
 }
 
 func partKey(p Part) string { return p.Source + "\x00" + p.Scope }
@@ -60,6 +61,15 @@ func index(p Part) *entry {
 	for i := range p.Served {
 		if at := e.at(string(p.Served[i].Service)); at.served == nil {
 			at.served = new(p.Served[i])
+		}
+	}
+	for _, a := range p.Allocations {
+		at := e.at(a.Service)
+		if at.allocations == nil {
+			at.allocations = map[string]*Allocation{}
+		}
+		if at.allocations[a.Workload] == nil {
+			at.allocations[a.Workload] = newAllocation(a)
 		}
 	}
 	for _, r := range p.Retained {
@@ -99,7 +109,7 @@ func (e *entry) add(in Instance) {
 		return
 	}
 	in.Weight = max(in.Weight, 1)
-	in.In, in.Barred = false, ""
+	in.In, in.Barred, in.Allocation = false, "", nil
 	if !slices.IsSorted(in.Tags) {
 		in.Tags = slices.Sorted(slices.Values(in.Tags))
 	}

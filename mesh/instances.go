@@ -70,7 +70,7 @@ func (s *Snapshot) registered(name string) []*Instance {
 	for _, r := range s.sources.get(name) {
 		list = append(list, r.slot.instances...)
 	}
-	return list
+	return allocated(list, s.sources.get(name))
 }
 
 // unclaimed lists what is registered under a name and taken by no block of another name.
@@ -126,5 +126,5 @@ func takes(block *ServiceConfig, in *Instance) bool {
 func (m *Member) holds(in *Instance) bool {
 	return m.Node != "" && m.Node == in.Node && m.Workload == in.Workload &&
 		(len(m.Addrs) == 0 || slices.Contains(m.Addrs, in.Addr.Addr())) &&
-		(len(m.Ports) == 0 || slices.Contains(m.Ports, in.Addr.Port()))
+		(len(m.Ports) == 0 || slices.Contains(m.Ports, in.Application(in.Addr)))
 }

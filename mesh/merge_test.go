@@ -180,6 +180,8 @@ func TestEqualInstanceSeesEveryField(t *testing.T) {
 		case reflect.Map:
 			f.Set(reflect.MakeMap(f.Type()))
 			f.SetMapIndex(reflect.ValueOf("x"), reflect.Zero(f.Type().Elem()))
+		case reflect.Pointer:
+			f.Set(reflect.New(f.Type().Elem()))
 		case reflect.Struct:
 			switch f.Interface().(type) {
 			case netip.AddrPort:

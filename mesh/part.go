@@ -4,8 +4,8 @@ package mesh
 // see sends no Part: unknown is not empty. A Part replaces the one before it of
 // the same Source and Scope, whole.
 type Part struct {
-	Source string // who says it: "file", "consul", "nomad", "ca", "members", "vips", "served", "retained"
-	Scope  string // what it is all about: a service's name for instances, members, VIPs and what is served; "" otherwise
+	Source string // who says it: "file", "consul", "nomad", "ca", "members", "vips", "served", "retained", "allocations"
+	Scope  string // what it is all about: a service's name for instances, members, VIPs, allocations and what is served; "" otherwise
 
 	Mesh       *Config // only "file"
 	Defaults   []Defaults
@@ -13,12 +13,13 @@ type Part struct {
 	Routes     []Route
 	Intentions []Intention
 
-	Instances []Instance
-	Members   []Member
-	VIPs      []VIP
-	Served    []Served
-	Retained  []Pair
-	Bundle    []byte // PEM of the trusted roots
+	Instances   []Instance
+	Members     []Member
+	VIPs        []VIP
+	Served      []Served
+	Retained    []Pair
+	Allocations []Allocation
+	Bundle      []byte // PEM of the trusted roots
 }
 
 // Conflict is something two parts disagree on, or an entry that cannot be used.

@@ -31,6 +31,9 @@ const (
 // drew by lot is no address that anybody could know, and the next allocation has
 // another: such an instance speaks for the default port.
 func portVote(in *Instance) uint16 {
+	if n := in.Application(in.Addr); n != in.Addr.Port() {
+		return n // as it is in each of its allocations
+	}
 	if n := in.Addr.Port(); in.Workload == "" || n < dynamicFirst || n > dynamicLast {
 		return n
 	}

@@ -100,8 +100,9 @@ type Instance struct {
 	Pos        Pos // of its block, for a file's
 
 	// Set by Merge:
-	In     bool   // from the members: captured and identified, only reached by mTLS
-	Barred string // why no caller may have it, one sentence's end; "": nothing is against it
+	In         bool        // from the members: captured and identified, only reached by mTLS
+	Barred     string      // why no caller may have it, one sentence's end; "": nothing is against it
+	Allocation *Allocation // what Nomad says of its allocation; nil: nobody knows, or it is none
 }
 
 // Member is a durable fact from a node's agent: the service's instances at this

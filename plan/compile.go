@@ -140,7 +140,7 @@ func compileInbound(v *View, u units, n Node) []*Inbound {
 				}
 				addr, ok := svc.EndpointPort(in, port)
 				if ok && exact == (addr == in.Addr) {
-					add(addr.Port(), i)
+					add(in.Application(addr), i)
 				}
 			}
 		}

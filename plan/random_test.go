@@ -43,7 +43,7 @@ func drawInstances(t *rapid.T, source, name string) mesh.Part {
 	p := mesh.Part{Source: source, Scope: name}
 	for i := range rapid.IntRange(0, 3).Draw(t, "instances") {
 		p.Instances = append(p.Instances, mesh.Instance{
-			Service: mesh.ServiceName(name), ID: fmt.Sprint(name, i), Source: source, Node: pick(t, nodes, "node"),
+			Service: mesh.ServiceName(name), ID: fmt.Sprint(name, i), Source: source, Node: pick(t, nodes, "node"), Workload: pick(t, []string{"", "a1", "a2"}, "workload"),
 			Addr:       netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 0, 0, byte(rapid.IntRange(1, 3).Draw(t, "addr"))}), pick(t, []uint16{80, 8080, 9090}, "port")),
 			Datacenter: pick(t, []string{"dc1", "dc2"}, "dc"), Tags: some(t, subsets, "tags"),
 			Protocol: pick(t, []mesh.Protocol{"", "http", "tcp"}, "protocol"), PortName: pick(t, []string{"", "", "http"}, "portname"),
@@ -54,10 +54,28 @@ func drawInstances(t *rapid.T, source, name string) mesh.Part {
 	return p
 }
 
+func drawAllocations(t *rapid.T, name string) mesh.Part {
+	p := mesh.Part{Source: "allocations", Scope: name}
+	for _, w := range some(t, []string{"a1", "a2"}, "allocations") {
+		a := mesh.Allocation{Service: name, Workload: w}
+		if chance(t, 70, "mapped") {
+			a.Ports = append(a.Ports, mesh.PortMap{Host: 8080, App: pick(t, []uint16{80, 8000, 9090}, "app")})
+		}
+		if chance(t, 20, "own") {
+			a.Addrs = []netip.Addr{netip.AddrFrom4([4]byte{10, 0, 0, 1})}
+		}
+		for range rapid.IntRange(0, 2).Draw(t, "probes") {
+			a.Probes = append(a.Probes, mesh.Probe{Port: pick(t, []uint16{80, 8000, 8080}, "port"), Method: "GET", Path: pick(t, []string{"/", "/health"}, "path"), AtBridge: rapid.Bool().Draw(t, "bridge")})
+		}
+		p.Allocations = append(p.Allocations, a)
+	}
+	return p
+}
+
 func drawMembers(t *rapid.T, name string) mesh.Part {
 	p := mesh.Part{Source: "members", Scope: name}
 	for _, n := range some(t, nodes, "members") {
-		m := mesh.Member{Service: mesh.ServiceName(name), Node: n}
+		m := mesh.Member{Service: mesh.ServiceName(name), Node: n, Workload: pick(t, []string{"", "a1"}, "workload")}
 		if chance(t, 30, "ports") {
 			m.Ports = []uint16{8080}
 		}
@@ -185,6 +203,8 @@ func drawPart(t *rapid.T, parts map[[2]string]mesh.Part) mesh.Part {
 		return mesh.Part{Source: "vips", Scope: name, VIPs: []mesh.VIP{{Service: mesh.ServiceName(name), V4: netip.AddrFrom4([4]byte{240, 0, 0, byte(rapid.IntRange(1, 9).Draw(t, "vip"))})}}}
 	case 4:
 		return mesh.Part{Source: "retained", Retained: []mesh.Pair{{From: mesh.ServiceName(name), To: mesh.ServiceName(pick(t, names, "to"))}}}
+	case 6:
+		return drawAllocations(t, pick(t, append(names, "Legacy"), "registered"))
 	case 5:
 		return mesh.Part{Source: "ca", Bundle: []byte(pick(t, []string{"one", "two"}, "bundle"))}
 	}
@@ -202,11 +222,11 @@ func TestIncrementalIsFull(t *testing.T) {
 		c := NewCompiler(snap)
 		parts := map[[2]string]mesh.Part{}
 		for _, name := range []string{"web", "api", "batch-a"} {
-			c.Add(Node{ID: mesh.ProxyID{Service: mesh.ServiceName(name), Node: "n1"}, InboundPort: 15006, OutboundPort: 15001})
+			c.Add(Node{ID: mesh.ProxyID{Service: mesh.ServiceName(name), Node: "n1", Workload: pick(t, []string{"", "a1"}, "of")}, InboundPort: 15006, OutboundPort: 15001})
 		}
 		for range rapid.IntRange(1, 20).Draw(t, "steps") {
 			if chance(t, 30, "proxy") {
-				n := Node{ID: mesh.ProxyID{Service: mesh.ServiceName(pick(t, append(names, "ghost"), "service")), Node: pick(t, nodes, "on")}, InboundPort: 15006, OutboundPort: 15001}
+				n := Node{ID: mesh.ProxyID{Service: mesh.ServiceName(pick(t, append(names, "ghost"), "service")), Node: pick(t, nodes, "on"), Workload: pick(t, []string{"", "a1"}, "of")}, InboundPort: 15006, OutboundPort: 15001}
 				if chance(t, 20, "explicit") {
 					n.Explicit = []Explicit{{Service: "api", Port: 8080, LocalPort: 9000}}
 				}

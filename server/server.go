@@ -58,9 +58,11 @@ type Server struct {
 
 	signsFor string // trust domain of the CA of an earlier start, "" at the first
 
-	evidence evidence  // nil: no nomad block
-	witness  witness   // likewise
-	words    *lastWord // the witness, where it is Nomad
+	evidence evidence // nil: no nomad block
+	witness  witness  // likewise
+
+	allocations *allocations // nil: no nomad block
+	words       *lastWord    // the witness, where it is Nomad
 
 	metrics    *metrics
 	converging *convergence
@@ -183,6 +185,9 @@ func (s *Server) Run(ctx context.Context) error {
 		return err
 	}
 	start("registry", func(ctx context.Context) error { return s.hub.Run(ctx, sources...) })
+	if s.allocations != nil {
+		start("asking nomad of allocations", func(ctx context.Context) error { return s.allocations.run(ctx, s.hub.Ready()) })
+	}
 	start("planning", func(ctx context.Context) error { return s.planner.run(ctx, s.hub) })
 	start("measuring", s.converging.run)
 	if s.words != nil {

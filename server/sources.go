@@ -2,6 +2,7 @@ package server
 
 import (
 	"fmt"
+	"path/filepath"
 	"slices"
 	"strings"
 
@@ -41,6 +42,9 @@ func (s *Server) sources() ([]registry.Source, error) {
 			return nil, fmt.Errorf("opening nomad: %w", err)
 		}
 		s.judgeBy(src)
+		s.allocations = openAllocations(&allocations{log: s.log.Named("nomad"), ask: src.Facts, put: s.hub.Put, snap: s.hub.Snapshot,
+			file: filepath.Join(s.cfg.DataDir, "nomad-allocations.json"), now: s.now})
+		s.views.wants = s.allocations.want
 		list = append(list, src)
 	}
 	return list, nil

@@ -23,6 +23,7 @@ type viewTable struct {
 	names     []*keregev1.Name
 	viaConsul map[mesh.ServiceName]bool
 	placement map[string][]*keregev1.Placement // by node that asked
+	wants     func([]*mesh.Instance)           // hears what is placed on a node that asked; nil: nobody wants to
 }
 
 func newViewTable(servers []string) *viewTable {
@@ -36,7 +37,7 @@ func (t *viewTable) View(node string) (nodeView, <-chan struct{}) {
 	defer t.mu.Unlock()
 	list, known := t.placement[node]
 	if !known {
-		list = placementOf(t.snap, node)
+		list = t.placementOf(t.snap, node)
 		t.placement[node] = list
 	}
 	return nodeView{placement: list, names: t.names, bundle: t.snap.Bundle(), servers: t.servers}, t.changed
@@ -78,7 +79,7 @@ func (t *viewTable) update(snap *mesh.Snapshot, keys []mesh.Key) {
 		if !asked {
 			continue
 		}
-		if list := placementOf(snap, node); !slices.EqualFunc(list, old, func(a, b *keregev1.Placement) bool { return proto.Equal(a, b) }) {
+		if list := t.placementOf(snap, node); !slices.EqualFunc(list, old, func(a, b *keregev1.Placement) bool { return proto.Equal(a, b) }) {
 			t.placement[node], told = list, true
 		}
 	}
@@ -86,6 +87,13 @@ func (t *viewTable) update(snap *mesh.Snapshot, keys []mesh.Key) {
 		close(t.changed)
 		t.changed = make(chan struct{})
 	}
+}
+
+func (t *viewTable) placementOf(snap *mesh.Snapshot, node string) []*keregev1.Placement {
+	if t.wants != nil {
+		t.wants(snap.Node(node))
+	}
+	return placementOf(snap, node)
 }
 
 // viaConsul says whether callers that know a service by its Consul name are
@@ -124,19 +132,20 @@ func placementOf(snap *mesh.Snapshot, node string) []*keregev1.Placement {
 		name := memberName(string(in.Service), in.Workload)
 		p := byName[name]
 		if p == nil {
-			p = &keregev1.Placement{Service: string(in.Service), Workload: in.Workload, Source: in.Source}
+			p = &keregev1.Placement{Service: string(in.Service), Workload: in.Workload, Source: in.Source, Inside: in.Workload != ""}
 			byName[name] = p
 			if svc := snap.Service(in.Service); svc != nil {
 				p.Mtls = string(strictest(svc))
 			}
 		}
-		if port := uint32(in.Addr.Port()); !slices.Contains(p.Ports, port) {
+		p.Inside = p.Inside && in.Allocation.Inside()
+		if port := uint32(in.Application(in.Addr)); !slices.Contains(p.Ports, port) {
 			p.Ports = append(p.Ports, port)
 		}
 		if svc := snap.Service(in.Service); svc != nil && len(svc.Ports) > 1 {
 			for _, declared := range svc.Ports {
-				if ap, ok := svc.EndpointPort(in, declared); ok && !slices.Contains(p.Ports, uint32(ap.Port())) {
-					p.Ports = append(p.Ports, uint32(ap.Port()))
+				if ap, ok := svc.EndpointPort(in, declared); ok && !slices.Contains(p.Ports, uint32(in.Application(ap))) {
+					p.Ports = append(p.Ports, uint32(in.Application(ap)))
 				}
 			}
 		}

@@ -743,10 +743,11 @@ type Placement struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Service       string                 `protobuf:"bytes,1,opt,name=service,proto3" json:"service,omitempty"`
 	Workload      string                 `protobuf:"bytes,2,opt,name=workload,proto3" json:"workload,omitempty"`
-	Ports         []uint32               `protobuf:"varint,3,rep,packed,name=ports,proto3" json:"ports,omitempty"`
-	Addresses     []string               `protobuf:"bytes,4,rep,name=addresses,proto3" json:"addresses,omitempty"`
+	Ports         []uint32               `protobuf:"varint,3,rep,packed,name=ports,proto3" json:"ports,omitempty"` // where the application listens, as far as that is known
+	Addresses     []string               `protobuf:"bytes,4,rep,name=addresses,proto3" json:"addresses,omitempty"` // as registered
 	Source        string                 `protobuf:"bytes,5,opt,name=source,proto3" json:"source,omitempty"`
-	Mtls          string                 `protobuf:"bytes,6,opt,name=mtls,proto3" json:"mtls,omitempty"` // strict | permissive | disabled; of several ports, the strictest
+	Mtls          string                 `protobuf:"bytes,6,opt,name=mtls,proto3" json:"mtls,omitempty"`      // strict | permissive | disabled; of several ports, the strictest
+	Inside        bool                   `protobuf:"varint,7,opt,name=inside,proto3" json:"inside,omitempty"` // an allocation with a network namespace of its own, and ports are those in it
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -821,6 +822,13 @@ func (x *Placement) GetMtls() string {
 		return x.Mtls
 	}
 	return ""
+}
+
+func (x *Placement) GetInside() bool {
+	if x != nil {
+		return x.Inside
+	}
+	return false
 }
 
 // Name is a mesh name that resolves on the node.
@@ -956,14 +964,15 @@ const file_kerege_v1_kerege_proto_rawDesc = "" +
 	"\aservers\x18\n" +
 	" \x03(\tR\aservers\x12\x18\n" +
 	"\aevicted\x18\v \x01(\bR\aevicted\x12,\n" +
-	"\x03now\x18\f \x01(\v2\x1a.google.protobuf.TimestampR\x03now\"\xa1\x01\n" +
+	"\x03now\x18\f \x01(\v2\x1a.google.protobuf.TimestampR\x03now\"\xb9\x01\n" +
 	"\tPlacement\x12\x18\n" +
 	"\aservice\x18\x01 \x01(\tR\aservice\x12\x1a\n" +
 	"\bworkload\x18\x02 \x01(\tR\bworkload\x12\x14\n" +
 	"\x05ports\x18\x03 \x03(\rR\x05ports\x12\x1c\n" +
 	"\taddresses\x18\x04 \x03(\tR\taddresses\x12\x16\n" +
 	"\x06source\x18\x05 \x01(\tR\x06source\x12\x12\n" +
-	"\x04mtls\x18\x06 \x01(\tR\x04mtls\"X\n" +
+	"\x04mtls\x18\x06 \x01(\tR\x04mtls\x12\x16\n" +
+	"\x06inside\x18\a \x01(\bR\x06inside\"X\n" +
 	"\x04Name\x12\x18\n" +
 	"\aservice\x18\x01 \x01(\tR\aservice\x12\x0e\n" +
 	"\x02v4\x18\x02 \x01(\tR\x02v4\x12\x0e\n" +
