@@ -21,10 +21,9 @@ job "web-api" {
     }
 
     service {
-      name         = "web"
-      port         = "http"
-      address_mode = "alloc"
-      tags         = ["kerege-protocol=http"]
+      name = "web"
+      port = "http"
+      tags = ["kerege-protocol=http"]
 
       check { # a port that is not the service's is not captured
         type         = "tcp"
@@ -115,10 +114,9 @@ job "web-api" {
     }
 
     service {
-      name         = "api"
-      port         = "http"
-      address_mode = "alloc"
-      tags         = ["kerege-protocol=http"]
+      name = "api"
+      port = "http"
+      tags = ["kerege-protocol=http"]
 
       check { # a port that is not the service's is not captured
         type         = "tcp"

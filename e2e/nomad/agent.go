@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -67,7 +68,7 @@ server {
 }
 client {
   enabled           = true
-  network_interface = "lo"
+  network_interface = "%s"
   cni_path          = "%s"
   meta { rack = "r1" }
   options = { "fingerprint.denylist" = "env_aws,env_gce,env_azure,env_digitalocean,%svault" }
@@ -78,6 +79,11 @@ plugin "raw_exec" {
 acl { enabled = %v }
 %s
 `
+
+// HostAddress is the client's, where jobs have networks of mode "bridge".
+const HostAddress = "192.0.2.1"
+
+const hostLink = "krn0"
 
 // cniPath is where Debian keeps the plugins that bridge networks need.
 const cniPath = "/usr/lib/cni"
@@ -91,7 +97,12 @@ func Start(opt Options) (*Agent, error) {
 	if err != nil {
 		return nil, fmt.Errorf("starting nomad: %w", err)
 	}
+	link := "lo"
 	if opt.CNI {
+		link = hostLink
+		if err := hasAddress(); err != nil {
+			return nil, err
+		}
 		if err := os.Chmod(dir, 0o711); err != nil {
 			return nil, fmt.Errorf("starting nomad: %w", err)
 		}
@@ -101,7 +112,7 @@ func Start(opt Options) (*Agent, error) {
 		without = ""
 	}
 	a := &Agent{Addr: "http://127.0.0.1:4646", Dir: dir, opt: opt}
-	if err := os.WriteFile(filepath.Join(dir, "agent.hcl"), fmt.Appendf(nil, config, dir, cniPath, without, opt.ACL, opt.More), 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(dir, "agent.hcl"), fmt.Appendf(nil, config, dir, link, cniPath, without, opt.ACL, opt.More), 0o600); err != nil {
 		return nil, errors.Join(fmt.Errorf("starting nomad: %w", err), a.Close())
 	}
 	if a.Client, err = api.NewClient(&api.Config{Address: a.Addr}); err != nil {
@@ -116,6 +127,19 @@ func Start(opt Options) (*Agent, error) {
 		return nil, errors.Join(err, a.Close())
 	}
 	return a, nil
+}
+
+// hasAddress gives the lab an address as a host has one, at which Nomad maps ports.
+func hasAddress() error {
+	if _, err := net.InterfaceByName(hostLink); err == nil {
+		return nil
+	}
+	for _, args := range [][]string{{"link", "add", hostLink, "type", "bridge"}, {"addr", "add", HostAddress + "/24", "dev", hostLink}, {"link", "set", hostLink, "up"}} {
+		if out, err := exec.Command("ip", args...).CombinedOutput(); err != nil {
+			return fmt.Errorf("giving the host an address: %w: %s", err, out)
+		}
+	}
+	return nil
 }
 
 // Boot starts the agent, again after Kill, and waits until its node is ready.

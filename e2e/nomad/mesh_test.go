@@ -318,9 +318,9 @@ func (m *meshed) another(name string, change func(string) string) {
 }
 
 func (m *meshed) stopsUnderLoad(web string) {
-	// The other half is registered in Nomad itself: one service.
+	// The other half is registered in Nomad itself, at the allocations' own addresses: one service.
 	m.another("api-2", func(s string) string {
-		return strings.Replace(s, "    service {\n", "    service {\n      provider     = \"nomad\"\n", 1)
+		return strings.Replace(s, "    service {\n", "    service {\n      provider     = \"nomad\"\n      address_mode = \"alloc\"\n", 1)
 	})
 	m.has("api", 4)
 	m.until(30*time.Second, "the applications", func() (bool, string) { return len(m.allocs("api-2", "api")) == 2, "" })
