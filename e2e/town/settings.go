@@ -40,10 +40,10 @@ workload %[4]q {
 
 envoy {
   concurrency = 1
-}
+%[8]s}
 
 capture {
   exclude_users = ["%[6]d"]
 %[7]s}
-`, h.Name, h.Dir, h.town.Server.IP, h.Service, UIDApp, UIDEnvoy, h.CaptureExtra) + h.AgentExtra
+`, h.Name, h.Dir, h.town.Server.IP, h.Service, UIDApp, UIDEnvoy, h.CaptureExtra, h.EnvoyExtra) + h.AgentExtra
 }

@@ -44,6 +44,7 @@ type Host struct {
 	*lab.Host
 	Service, Version   string
 	Program            []string // what the program is told; nil: to serve HTTP on :8080
+	EnvoyExtra         string   // more lines of agent.hcl's envoy block
 	AgentExtra         string   // more lines of agent.hcl
 	CaptureExtra       string   // more lines of its capture block
 	Agent, Envoy, Prog *lab.Proc
