@@ -391,3 +391,23 @@ func FuzzVerify(f *testing.F) {
 		}
 	})
 }
+
+// Who reads the logs of an allocation reads what mends it.
+func TestARefusalNamesWhatMendsIt(t *testing.T) {
+	for name, c := range map[string]struct{ token, want string }{
+		"no JWT":             {"hello", "that Nomad writes for the identity block"},
+		"expired":            {rs(with("exp", start.Add(-3*time.Minute).Unix())), "file = true"},
+		"no end":             {rs(with("exp", nil)), `ttl = "1h"`},
+		"not yet":            {rs(with("nbf", start.Add(3*time.Minute).Unix())), "clocks"},
+		"another audience":   {rs(with("aud", []string{"vault.io"})), `aud = ["kerege"]`},
+		"another issuer":     {rs(with("iss", "https://other.example")), "the server's nomad block"},
+		"another cluster":    {sign(head("RS256", "r2"), good(), foreignKey), "the server's nomad block"},
+		"another allocation": {rs(with("nomad_allocation_id", other)), "-workload $NOMAD_ALLOC_ID"},
+		"another service":    {rs(with("nomad_service", "bank")), "the task that runs kerege envoy"},
+	} {
+		_, err := newNomad().verifier("").Verify(t.Context(), c.token, Want{alloc, "web"})
+		if err == nil || !strings.Contains(err.Error(), c.want) || strings.Contains(err.Error(), "\n") {
+			t.Errorf("%s: %v, not %q", name, err, c.want)
+		}
+	}
+}

@@ -53,7 +53,7 @@ func (v *Verifier) key(ctx context.Context, id, algorithm string) (jose.JSONWebK
 	case now.Sub(v.keys.fetched) > lastGood:
 		return k, "", fmt.Errorf("%w: those of %s are too old to count: %w", ErrNoKeys, v.keys.fetched.UTC().Format(time.RFC3339), errors.Join(v.err))
 	case !known:
-		return k, "", fmt.Errorf("the token is signed by a key that this cluster does not publish (kid %.80q)", id)
+		return k, "", fmt.Errorf("the token is signed by a key that this cluster does not publish (kid %.80q): the server's nomad block is to name the cluster that runs the job", id)
 	case !fits(k, algorithm):
 		return k, "", fmt.Errorf("the token is signed by %.20q, which its key is not for", algorithm)
 	}

@@ -99,7 +99,7 @@ func (v *Verifier) Verify(ctx context.Context, token string, want Want) (Claims,
 	}
 	parsed, err := jwt.ParseSigned(token, algorithms)
 	if err != nil {
-		return Claims{}, errors.New("the token is no JWT that is signed by RS256, ES256 or EdDSA")
+		return Claims{}, errors.New("the token is no JWT that is signed by RS256, ES256 or EdDSA: it is to be the one that Nomad writes for the identity block")
 	}
 	if len(parsed.Headers) != 1 {
 		return Claims{}, errors.New("the token has not one signature")
@@ -135,7 +135,7 @@ func (v *Verifier) times(std jwt.Claims) error {
 	case std.Expiry == nil:
 		return errors.New(`the token has no end: write ttl = "1h" into the identity block`)
 	case now.After(std.Expiry.Time().Add(leeway)):
-		return fmt.Errorf("the token ended at %s", std.Expiry.Time().UTC().Format(time.RFC3339))
+		return fmt.Errorf("the token ended at %s: Nomad writes a new one before that, where the identity block has file = true and the sidecar reads it", std.Expiry.Time().UTC().Format(time.RFC3339))
 	case std.NotBefore != nil && now.Before(std.NotBefore.Time().Add(-leeway)):
 		return fmt.Errorf("the token begins at %s, which is not yet: are the clocks of Nomad and of the server alike?", std.NotBefore.Time().UTC().Format(time.RFC3339))
 	case std.IssuedAt != nil && now.Before(std.IssuedAt.Time().Add(-leeway)):
@@ -147,17 +147,17 @@ func (v *Verifier) times(std jwt.Claims) error {
 func judge(std jwt.Claims, own claims, issuer string, want Want) error {
 	switch {
 	case std.Issuer != issuer:
-		return fmt.Errorf("the token's issuer is %.80q, and this cluster's is %q", std.Issuer, issuer)
+		return fmt.Errorf("the token's issuer is %.80q, and this cluster's is %q: the server's nomad block is to name the cluster that runs the job", std.Issuer, issuer)
 	case len(std.Audience) != 1 || std.Audience[0] != Audience:
 		return fmt.Errorf("the token is for %.80q: write aud = [%q], and nothing else, into the identity block", []string(std.Audience), Audience)
 	case want.Allocation == "" || own.Allocation != want.Allocation:
-		return fmt.Errorf("the token is of allocation %.80q, not of %.80q", own.Allocation, want.Allocation)
+		return fmt.Errorf("the token is of allocation %.80q, not of %.80q: the sidecar is to run with -workload $NOMAD_ALLOC_ID", own.Allocation, want.Allocation)
 	case own.Job == "" || own.Namespace == "":
 		return errors.New("the token names no job and namespace: it is no identity of a workload")
 	case own.Task == "" && own.Service == "":
 		return errors.New("the token names neither task nor service: it is no identity of a workload")
 	case own.Service != "" && own.Service != want.Service:
-		return fmt.Errorf("the token is of service %.80q, not of %.80q", own.Service, want.Service)
+		return fmt.Errorf("the token is of service %.80q, not of %.80q: the identity block belongs to the task that runs kerege envoy, or to that service", own.Service, want.Service)
 	}
 	return nil
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/hashicorp/consul/api"
@@ -50,7 +51,7 @@ func classify(what string, meta *api.QueryMeta, err error) verdict {
 func refusal(what string, err error) verdict {
 	switch code := statusOf(err); {
 	case code == http.StatusForbidden || code == http.StatusUnauthorized:
-		return verdict{state: mesh.SourceDenied, why: "Consul refused the token for " + what + ": " + err.Error()}
+		return verdict{state: mesh.SourceDenied, why: "Consul refused the token for " + what + " (" + strings.TrimSpace(err.Error()) + `); it needs node_prefix "" { policy = "read" } and service_prefix "" { policy = "read" }.`}
 	case code == http.StatusTooManyRequests:
 		return verdict{state: mesh.SourceError, limit: true, why: "Consul refused " + what + " as one request too many; raise limits.http_max_conns_per_client on its agent."}
 	case errors.Is(err, context.DeadlineExceeded):

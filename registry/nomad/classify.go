@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/hashicorp/nomad/api"
@@ -42,13 +43,25 @@ func classify(what string, meta *api.QueryMeta, err error) verdict {
 func refusal(what string, err error) verdict {
 	switch code := statusOf(err); {
 	case code == http.StatusForbidden || code == http.StatusUnauthorized:
-		return verdict{mesh.SourceDenied, "Nomad refused the token for " + what + `; it needs policy = "read" on the namespace.`}
+		return verdict{mesh.SourceDenied, "Nomad refused the token for " + what + "; " + remedy(err) + "."}
 	case code == http.StatusTooManyRequests:
 		return verdict{mesh.SourceError, "Nomad refused " + what + " as one request too many; raise limits.http_max_conns_per_client on its agent."}
 	case errors.Is(err, context.DeadlineExceeded):
 		return verdict{mesh.SourceError, "Nomad did not answer for " + what + " in time."}
 	}
 	return verdict{mesh.SourceError, "Nomad could not be asked for " + what + ": " + err.Error()}
+}
+
+// policyLine lets a token see what a server reads.
+const policyLine = `namespace "*" { policy = "read" }`
+
+// remedy says what an operator does about a refused token. Nomad tells one that it
+// does not know from one that has not the right.
+func remedy(err error) string {
+	if text := err.Error(); strings.Contains(text, "token not found") || strings.Contains(text, "token expired") {
+		return "it does not know the token, or no longer: write one that is good into token_file"
+	}
+	return "a policy of it needs " + policyLine + `, or the namespaces that the settings name instead of "*"`
 }
 
 // nextIndex is what the next blocking query waits beyond: an index that went

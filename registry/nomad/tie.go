@@ -33,7 +33,7 @@ func (s *Source) Registers(ctx context.Context, t Tie) error {
 	case statusOf(err) == http.StatusNotFound:
 		return fmt.Errorf("nomad has no allocation %s: is the service left over in consul?", mesh.Quote(t.Allocation))
 	case statusOf(err) == http.StatusForbidden:
-		return fmt.Errorf("%w: the server's token may not read the jobs of namespace %s", ErrAway, mesh.Quote(t.Namespace))
+		return fmt.Errorf("%w: the server's token may not read the allocation in namespace %s; %s", ErrAway, mesh.Quote(t.Namespace), remedy(err))
 	case err != nil:
 		return fmt.Errorf("%w: %w", ErrAway, err)
 	}
