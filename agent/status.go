@@ -111,7 +111,7 @@ func (a *Agent) ready(service, workload string) api.AgentReady {
 		}
 		row := a.row(w, false)
 		out := api.AgentReady{Ready: row.Proxy.Ready, State: row.State, Why: row.Proxy.Why}
-		if out.Why == "" && !out.Ready {
+		if !out.Ready && row.Reason != "" { // it is what comes first: Envoy's listeners wait for a certificate
 			out.Why = row.Reason
 		}
 		return out

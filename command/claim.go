@@ -48,7 +48,7 @@ func keepClaiming(ctx context.Context, log hclog.Logger, a *agentFlags, service,
 	ctx, cancel := context.WithCancel(ctx)
 	var wg sync.WaitGroup
 	wg.Go(func() {
-		said := ""
+		said, stands := "", trouble{}
 		for {
 			select {
 			case <-ctx.Done():
@@ -59,6 +59,9 @@ func keepClaiming(ctx context.Context, log hclog.Logger, a *agentFlags, service,
 			switch {
 			case err == nil:
 				said = ""
+				if r, err := client.Ready(ctx, service, workload); err == nil {
+					stands.look(log, r)
+				}
 			case !errors.Is(err, context.Canceled) && err.Error() != said:
 				said = err.Error()
 				log.Warn("the agent does not take this allocation's word", "why", said)
@@ -66,4 +69,20 @@ func keepClaiming(ctx context.Context, log hclog.Logger, a *agentFlags, service,
 		}
 	})
 	return func() { cancel(); wg.Wait() }
+}
+
+// trouble is why a proxy is not ready, so that the logs of its allocation, which is
+// what the job's owner can read, say it too: once, and not what passes by itself.
+type trouble struct{ last, said string }
+
+func (t *trouble) look(log hclog.Logger, r api.AgentReady) {
+	switch {
+	case r.Ready:
+		t.last, t.said = "", ""
+	case r.Why != t.last:
+		t.last = r.Why
+	case r.Why != t.said:
+		t.said = r.Why
+		log.Warn("the proxy is not ready", "why", r.Why)
+	}
 }
