@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/url"
 	"strconv"
@@ -47,7 +48,7 @@ func (c *Client) Leave(ctx context.Context, in api.AgentLeave) (out api.AgentLef
 
 // Ready says whether a service's proxy has accepted its listeners.
 func (c *Client) Ready(ctx context.Context, service, workload string) (out api.AgentReady, err error) {
-	return out, c.c.Get(ctx, "/v1/ready?"+url.Values{"service": {service}, "workload": {workload}}.Encode(), &out)
+	return out, absent(c.c.Get(ctx, "/v1/ready?"+url.Values{"service": {service}, "workload": {workload}}.Encode(), &out))
 }
 
 // waitEvery is how often Wait asks.
@@ -80,7 +81,16 @@ func (c *Client) Wait(ctx context.Context, service, workload string) error {
 // Claim says that the caller stands before a workload, in the caller's own
 // network namespace, and shows what proves it.
 func (c *Client) Claim(ctx context.Context, service string, in api.AgentClaim) error {
-	return c.c.Post(ctx, "/v1/proxies/"+url.PathEscape(service)+"/claim", in, nil)
+	return absent(c.c.Post(ctx, "/v1/proxies/"+url.PathEscape(service)+"/claim", in, nil))
+}
+
+// absent adds what mends it to an error of who stands beside a workload, in a task
+// with a file system of its own perhaps.
+func absent(err error) error {
+	if errors.Is(err, api.ErrUnreachable) {
+		return fmt.Errorf("%w; `kerege agent` is to run on this node, and a task in a file system of its own needs the directory of this socket mounted into it", err)
+	}
+	return err
 }
 
 // Bootstrap is what a service's Envoy starts with, under limits that were found
