@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/netip"
 	"os"
@@ -371,6 +372,39 @@ func (a *Agent) applyAllocations(ctx context.Context, c capture.Config, fresh []
 		a.claims.change(k, func(c *claim) { c.captured = true })
 		a.log.Info("captured in its network namespace", "workload", k)
 	}
+}
+
+// bridge are this host's addresses on the network of an allocation's own namespace:
+// from there its checks come. Nobody else on that network has them.
+func (a *Agent) bridge(w *workload) (out []netip.Addr) {
+	if w.placement.Workload == "" || w.who.netns == "" {
+		return nil
+	}
+	var theirs []net.Addr
+	err := capture.InNamespace(w.who.netns, func() (err error) {
+		theirs, err = net.InterfaceAddrs()
+		return err
+	})
+	if err != nil {
+		a.log.Warn("the allocation's network cannot be seen; checks from its bridge are refused", "workload", w.key(), "error", err)
+		return nil
+	}
+	return onNetworks(a.addresses(), theirs)
+}
+
+// onNetworks are those of the own addresses, sorted, that are on a network of others.
+func onNetworks(own []string, theirs []net.Addr) (out []netip.Addr) {
+	for _, text := range own {
+		addr, err := netip.ParseAddr(text)
+		if err == nil && slices.ContainsFunc(theirs, func(x net.Addr) bool {
+			p, err := netip.ParsePrefix(x.String())
+			return err == nil && !p.IsSingleIP() && !p.Addr().IsLoopback() && p.Addr() != addr && p.Masked().Contains(addr)
+		}) {
+			out = append(out, addr)
+		}
+	}
+	slices.SortFunc(out, netip.Addr.Compare)
+	return out
 }
 
 // spaceOpened keeps the resolver's sockets of a namespace; mu is held.

@@ -1,6 +1,8 @@
 package agent
 
 import (
+	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -187,6 +189,21 @@ func TestMappedPortsAreThoseInside(t *testing.T) {
 	say(false, 23456)
 	if w := look(); w.held != "" || !slices.Equal(w.Ports, []uint16{8081}) || !slices.Equal(f.st.Config.Workloads[0].Ports, []uint16{8081}) {
 		t.Errorf("a server that does not know made it unknown: %+v", w)
+	}
+}
+
+func TestTheBridgeIsTheHostsAddressOnTheAllocationsNetwork(t *testing.T) {
+	var theirs []net.Addr
+	for _, text := range []string{"127.0.0.1/8", "::1/128", "172.26.64.5/20", "fd00::5/64", "10.0.0.2/32"} {
+		ip, network, err := net.ParseCIDR(text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		theirs = append(theirs, &net.IPNet{IP: ip, Mask: network.Mask})
+	}
+	got := onNetworks([]string{"10.0.0.2", "172.26.64.1", "172.26.64.5", "172.17.0.1", "fd00::1", "fd01::1", "127.0.0.2"}, theirs)
+	if want := []netip.Addr{netip.MustParseAddr("172.26.64.1"), netip.MustParseAddr("fd00::1")}; !slices.Equal(got, want) {
+		t.Errorf("%v, not %v", got, want)
 	}
 }
 

@@ -35,7 +35,7 @@ type stand struct {
 
 // startProxy opens a workload's socket with its configuration and certificates.
 func (a *Agent) startProxy(ctx context.Context, w *workload) (*running, error) {
-	metadata, err := asMap(envoy.Metadata{InboundPort: w.inbound(), OutboundPort: w.outbound(), Explicit: w.upstreams(), Accept: w.accepts(), NoIPv6: noIPv6(w.who.netns)})
+	metadata, err := asMap(envoy.Metadata{InboundPort: w.inbound(), OutboundPort: w.outbound(), Explicit: w.upstreams(), Accept: w.accepts(), NoIPv6: noIPv6(w.who.netns), Bridge: a.bridge(w)})
 	if err != nil {
 		return nil, fmt.Errorf("describing proxy %s: %w", w.id, err)
 	}

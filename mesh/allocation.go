@@ -25,23 +25,18 @@ type PortMap struct {
 // Probe is an HTTP or gRPC check of a service that the registry's agent makes from
 // the allocation's host. A TCP check needs none: it only connects.
 type Probe struct {
-	Port     uint16 // inside the allocation
-	Method   string // "GET" (which lets HEAD in, too), "POST", …
-	Path     string // as it is asked, without a query
-	AtBridge bool   // it comes from the host's address on the allocation's own network; else from any other of the host's
+	Port   uint16     // inside the allocation
+	Method string     // "GET" (which lets HEAD in, too), "POST", …
+	Path   string     // as it is asked, its query included
+	From   netip.Addr // the host's address that it comes from; invalid: the one that the host has on the allocation's own network
 }
 
 // Inside says whether the allocation has a network namespace of its own.
 func (a *Allocation) Inside() bool { return a != nil && len(a.Addrs)+len(a.Ports) > 0 }
 
-func compareProbe(a, b Probe) int {
-	bridge := func(p Probe) int {
-		if p.AtBridge {
-			return 1
-		}
-		return 0
-	}
-	return cmp.Or(cmp.Compare(a.Port, b.Port), cmp.Compare(a.Path, b.Path), cmp.Compare(a.Method, b.Method), cmp.Compare(bridge(a), bridge(b)))
+// Compare orders probes by port, address, path and method.
+func (p Probe) Compare(o Probe) int {
+	return cmp.Or(cmp.Compare(p.Port, o.Port), p.From.Compare(o.From), cmp.Compare(p.Path, o.Path), cmp.Compare(p.Method, o.Method))
 }
 
 // Application is the port at which an instance's application listens for what
@@ -79,7 +74,7 @@ func newAllocation(a Allocation) *Allocation {
 	a.Addrs, a.Ports, a.Probes = slices.Clone(a.Addrs), slices.Clone(a.Ports), slices.Clone(a.Probes)
 	slices.SortFunc(a.Addrs, netip.Addr.Compare)
 	slices.SortFunc(a.Ports, func(x, y PortMap) int { return cmp.Or(cmp.Compare(x.Host, y.Host), cmp.Compare(x.App, y.App)) })
-	slices.SortFunc(a.Probes, compareProbe)
+	slices.SortFunc(a.Probes, Probe.Compare)
 	a.Probes = slices.Compact(a.Probes)
 	return &a
 }

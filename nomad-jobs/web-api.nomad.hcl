@@ -15,9 +15,6 @@ job "web-api" {
       port "http" {
         to = 8080
       }
-      port "health" {
-        to = 8081
-      }
     }
 
     service {
@@ -25,12 +22,11 @@ job "web-api" {
       port = "http"
       tags = ["kerege-protocol=http"]
 
-      check { # a port that is not the service's is not captured
-        type         = "tcp"
-        port         = "health"
-        address_mode = "alloc"
-        interval     = "2s"
-        timeout      = "1s"
+      check { # the host's own, and its path alone: the mesh lets nothing else in by plaintext
+        type     = "http"
+        path     = "/health"
+        interval = "2s"
+        timeout  = "1s"
       }
     }
 
@@ -87,7 +83,7 @@ job "web-api" {
 
       config {
         command = "/bin/sh"
-        args    = ["-c", "python3 -m http.server 8081 & exec python3 -m http.server 8080"]
+        args    = ["-c", "cd ${NOMAD_TASK_DIR} && echo ok > health && exec python3 -m http.server 8080"]
       }
 
       resources {
@@ -108,9 +104,6 @@ job "web-api" {
       port "http" {
         to = 8080
       }
-      port "health" {
-        to = 8081
-      }
     }
 
     service {
@@ -118,12 +111,11 @@ job "web-api" {
       port = "http"
       tags = ["kerege-protocol=http"]
 
-      check { # a port that is not the service's is not captured
-        type         = "tcp"
-        port         = "health"
-        address_mode = "alloc"
-        interval     = "2s"
-        timeout      = "1s"
+      check { # the host's own, and its path alone: the mesh lets nothing else in by plaintext
+        type     = "http"
+        path     = "/health"
+        interval = "2s"
+        timeout  = "1s"
       }
     }
 
@@ -180,7 +172,7 @@ job "web-api" {
 
       config {
         command = "/bin/sh"
-        args    = ["-c", "python3 -m http.server 8081 & exec python3 -m http.server 8080"]
+        args    = ["-c", "cd ${NOMAD_TASK_DIR} && echo ok > health && exec python3 -m http.server 8080"]
       }
 
       resources {

@@ -80,6 +80,7 @@ func compileProxy(v *View, u units, n Node) *Proxy {
 		Outside:  Outside{Mode: cfg.Outbound, Caller: n.ID.Service},
 		Inbound:  compileInbound(v, u, n),
 	}
+	p.Checks = checks(v, p)
 	for _, name := range visible(v, n) {
 		unit := u.upstream(name, "")
 		if slices.Contains(unit.from, string(n.ID.Service)) {

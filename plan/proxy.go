@@ -11,11 +11,12 @@ import (
 // proves it) and how traffic reaches it.
 type Node struct {
 	ID           mesh.ProxyID
-	InboundPort  uint16     // where captured inbound traffic arrives; 0: no capture
-	OutboundPort uint16     // where captured outbound traffic arrives; 0: no capture
-	Explicit     []Explicit // listeners on loopback instead of capture (kerege dev)
-	Accept       []Accept   // without capture: where each port's calls arrive, and where the application is
-	NoIPv6       bool       // the host's kernel has no IPv6: a listener there would be refused
+	InboundPort  uint16       // where captured inbound traffic arrives; 0: no capture
+	OutboundPort uint16       // where captured outbound traffic arrives; 0: no capture
+	Explicit     []Explicit   // listeners on loopback instead of capture (kerege dev)
+	Accept       []Accept     // without capture: where each port's calls arrive, and where the application is
+	Bridge       []netip.Addr // the host's own on the network of the proxy's namespace; none: it is in the host's
+	NoIPv6       bool         // the host's kernel has no IPv6: a listener there would be refused
 }
 
 // Explicit is a service reached at 127.0.0.1:LocalPort.
@@ -40,8 +41,9 @@ type Accept struct {
 type Proxy struct {
 	Node     Node
 	Identity mesh.Identity
-	Inbound  []*Inbound  // sorted by port
-	Outbound []*Upstream // sorted by service
+	Inbound  []*Inbound   // sorted by port
+	Checks   []mesh.Probe // of the inbound ports that the host asks in plaintext, sorted; one that comes From no address comes from Node.Bridge
+	Outbound []*Upstream  // sorted by service
 	Outside  Outside
 }
 

@@ -65,7 +65,7 @@ func drawAllocations(t *rapid.T, name string) mesh.Part {
 			a.Addrs = []netip.Addr{netip.AddrFrom4([4]byte{10, 0, 0, 1})}
 		}
 		for range rapid.IntRange(0, 2).Draw(t, "probes") {
-			a.Probes = append(a.Probes, mesh.Probe{Port: pick(t, []uint16{80, 8000, 8080}, "port"), Method: "GET", Path: pick(t, []string{"/", "/health"}, "path"), AtBridge: rapid.Bool().Draw(t, "bridge")})
+			a.Probes = append(a.Probes, mesh.Probe{Port: pick(t, []uint16{80, 8000, 8080}, "port"), Method: "GET", Path: pick(t, []string{"/", "/health"}, "path"), From: pick(t, []netip.Addr{{}, netip.MustParseAddr("10.9.9.9")}, "source")})
 		}
 		p.Allocations = append(p.Allocations, a)
 	}
@@ -222,11 +222,11 @@ func TestIncrementalIsFull(t *testing.T) {
 		c := NewCompiler(snap)
 		parts := map[[2]string]mesh.Part{}
 		for _, name := range []string{"web", "api", "batch-a"} {
-			c.Add(Node{ID: mesh.ProxyID{Service: mesh.ServiceName(name), Node: "n1", Workload: pick(t, []string{"", "a1"}, "of")}, InboundPort: 15006, OutboundPort: 15001})
+			c.Add(Node{ID: mesh.ProxyID{Service: mesh.ServiceName(name), Node: "n1", Workload: pick(t, []string{"", "a1"}, "of")}, InboundPort: 15006, OutboundPort: 15001, Bridge: []netip.Addr{netip.MustParseAddr("172.26.64.1")}})
 		}
 		for range rapid.IntRange(1, 20).Draw(t, "steps") {
 			if chance(t, 30, "proxy") {
-				n := Node{ID: mesh.ProxyID{Service: mesh.ServiceName(pick(t, append(names, "ghost"), "service")), Node: pick(t, nodes, "on"), Workload: pick(t, []string{"", "a1"}, "of")}, InboundPort: 15006, OutboundPort: 15001}
+				n := Node{ID: mesh.ProxyID{Service: mesh.ServiceName(pick(t, append(names, "ghost"), "service")), Node: pick(t, nodes, "on"), Workload: pick(t, []string{"", "a1"}, "of")}, InboundPort: 15006, OutboundPort: 15001, Bridge: []netip.Addr{netip.MustParseAddr("172.26.64.1")}}
 				if chance(t, 20, "explicit") {
 					n.Explicit = []Explicit{{Service: "api", Port: 8080, LocalPort: 9000}}
 				}

@@ -76,13 +76,13 @@ func keepProxy(old, now *Proxy) *Proxy {
 		}
 	}
 	if equalNode(old.Node, now.Node) && old.Identity == now.Identity && old.Outside == now.Outside &&
-		slices.Equal(old.Inbound, now.Inbound) && slices.Equal(old.Outbound, now.Outbound) {
+		slices.Equal(old.Inbound, now.Inbound) && slices.Equal(old.Checks, now.Checks) && slices.Equal(old.Outbound, now.Outbound) {
 		return old
 	}
 	return now
 }
 
 func equalNode(a, b Node) bool {
-	return a.ID == b.ID && a.InboundPort == b.InboundPort && a.OutboundPort == b.OutboundPort && a.NoIPv6 == b.NoIPv6 &&
+	return a.ID == b.ID && a.InboundPort == b.InboundPort && a.OutboundPort == b.OutboundPort && a.NoIPv6 == b.NoIPv6 && slices.Equal(a.Bridge, b.Bridge) &&
 		slices.Equal(a.Explicit, b.Explicit) && slices.Equal(a.Accept, b.Accept)
 }

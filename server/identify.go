@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"net/netip"
 	"slices"
 
 	"google.golang.org/grpc/codes"
@@ -60,6 +61,7 @@ type introduction struct {
 	} `json:"explicit"`
 	Accept []plan.Accept `json:"accept"`
 	NoIPv6 bool          `json:"no_ipv6"`
+	Bridge []netip.Addr  `json:"bridge"`
 }
 
 // introduced reads what a proxy says of itself.
@@ -72,7 +74,7 @@ func introduced(id mesh.ProxyID, metadata map[string]any) (plan.Node, error) {
 	if err := json.Unmarshal(text, &in); err != nil {
 		return plan.Node{}, fmt.Errorf("reading node metadata: %w", err)
 	}
-	n := plan.Node{ID: id, InboundPort: in.InboundPort, OutboundPort: in.OutboundPort, Accept: in.Accept, NoIPv6: in.NoIPv6}
+	n := plan.Node{ID: id, InboundPort: in.InboundPort, OutboundPort: in.OutboundPort, Accept: in.Accept, NoIPv6: in.NoIPv6, Bridge: in.Bridge}
 	for _, e := range in.Explicit {
 		n.Explicit = append(n.Explicit, plan.Explicit{Service: e.Service, Port: e.Port, LocalPort: e.LocalPort})
 	}

@@ -3,6 +3,7 @@ package server
 import (
 	"context"
 	"crypto/tls"
+	"net/netip"
 	"strings"
 	"testing"
 	"time"
@@ -124,12 +125,12 @@ func TestAnotherMeshsNodes(t *testing.T) {
 func TestIntroductions(t *testing.T) {
 	id := mesh.ProxyID{Service: "web", Node: "vm-1"}
 	n, err := introduced(id, map[string]any{"kerege": map[string]any{
-		"inbound_port": 15006.0, "outbound_port": 15001.0, "no_ipv6": true,
+		"inbound_port": 15006.0, "outbound_port": 15001.0, "no_ipv6": true, "bridge": []any{"172.26.64.1"},
 		"explicit": []any{map[string]any{"service": "api", "port": 8080.0, "local_port": 9001.0}},
 		"accept":   []any{map[string]any{"listen": "127.0.0.1:80", "app": "127.0.0.1:8080"}},
 	}})
 	noError(t, err)
-	if n.ID != id || n.InboundPort != 15006 || n.OutboundPort != 15001 || !n.NoIPv6 || len(n.Explicit) != 1 || n.Explicit[0] != (plan.Explicit{Service: "api", Port: 8080, LocalPort: 9001}) ||
+	if n.ID != id || n.InboundPort != 15006 || n.OutboundPort != 15001 || !n.NoIPv6 || len(n.Bridge) != 1 || n.Bridge[0] != netip.MustParseAddr("172.26.64.1") || len(n.Explicit) != 1 || n.Explicit[0] != (plan.Explicit{Service: "api", Port: 8080, LocalPort: 9001}) ||
 		len(n.Accept) != 1 || n.Accept[0].Listen.Port() != 80 || n.Accept[0].App.Port() != 8080 {
 		t.Errorf("%+v", n)
 	}

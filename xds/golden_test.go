@@ -55,7 +55,19 @@ func cases() map[string]*plan.Proxy {
 	}
 	none := testProxy("lonely", nil)
 	none.Node.NoIPv6 = true
-	return map[string]*plan.Proxy{"capture": any, "explicit": explicit, "lonely": none, "routes": testProxy("web", nil, routed()), "tcp": tcpCase(), "direct": directCase()}
+	checked := testProxy("web", []*plan.Inbound{
+		testInbound("web", 8080, 80, mesh.ProtocolHTTP, testPolicy("web", 80, "edge")),
+		testInbound("web", 8081, 81, mesh.ProtocolUnknown, testPolicy("web", 81)),
+		testInbound("web", 8082, 82, mesh.ProtocolUnknown, testPolicy("web", 82)), testInbound("web", 8083, 83, mesh.ProtocolGRPC, testPolicy("web", 83)),
+		testInbound("web", 8084, 84, mesh.ProtocolTCP, testPolicy("web", 84)), testInbound("web", 8085, 85, mesh.ProtocolTCP, testPolicy("web", 85))})
+	checked.Inbound[2].MTLS, checked.Inbound[3].MTLS, checked.Inbound[4].MTLS = mesh.MTLSPermissive, mesh.MTLSDisabled, mesh.MTLSPermissive
+	checked.Node.ID.Workload, checked.Node.Bridge = "a1", []netip.Addr{netip.MustParseAddr("172.26.64.1"), netip.MustParseAddr("fd00::1")}
+	for _, in := range checked.Inbound {
+		checked.Checks = append(checked.Checks, mesh.Probe{Port: in.Number, Method: "GET", Path: "/health?full=1"},
+			mesh.Probe{Port: in.Number, Method: "GET", Path: "/health", From: netip.MustParseAddr("10.0.0.2")},
+			mesh.Probe{Port: in.Number, Method: "POST", Path: "/check", From: netip.MustParseAddr("172.26.64.1")})
+	}
+	return map[string]*plan.Proxy{"checks": checked, "capture": any, "explicit": explicit, "lonely": none, "routes": testProxy("web", nil, routed()), "tcp": tcpCase(), "direct": directCase()}
 }
 
 // directCase is services whose instances are dialed at their own addresses.

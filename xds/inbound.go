@@ -38,7 +38,7 @@ func (w *writer) inbound(p *plan.Proxy) *listenerv3.Listener {
 	var secured, sniffed []uint32
 	for _, in := range p.Inbound {
 		port := uint32(in.Number)
-		for _, c := range w.inboundChains(in) {
+		for _, c := range append(w.inboundChains(in), w.checkChains(p, in)...) {
 			c.Name = fmt.Sprintf("%d/%s", port, c.Name)
 			c.FilterChainMatch.DestinationPort = u32(port)
 			chains = append(chains, c)
@@ -76,6 +76,9 @@ func (w *writer) acceptListener(in *plan.Inbound, at *corev3.Address) *listenerv
 	w.detect(out, []*plan.Inbound{in})
 	return out
 }
+
+// plaintextHTTP is what http_inspector calls it.
+var plaintextHTTP = []string{"http/1.0", "http/1.1", "h2c"}
 
 // sniffs says whether plaintext on a port may be HTTP or not.
 func sniffs(in *plan.Inbound) bool {
@@ -147,7 +150,7 @@ func (w *writer) inboundChains(in *plan.Inbound) []*listenerv3.FilterChain {
 		plain := w.inboundHTTP(in, false)
 		plain.FilterChainMatch.TransportProtocol = "raw_buffer"
 		if tcp {
-			plain.FilterChainMatch.ApplicationProtocols = []string{"http/1.0", "http/1.1", "h2c"}
+			plain.FilterChainMatch.ApplicationProtocols = plaintextHTTP
 		}
 		out = append(out, plain)
 	}
@@ -169,8 +172,9 @@ func (w *writer) secured(c *listenerv3.FilterChain, alpn string, tls *corev3.Tra
 	return c
 }
 
-// inboundHTTP judges each request and hands it to the application.
-func (w *writer) inboundHTTP(in *plan.Inbound, mtls bool) *listenerv3.FilterChain {
+// inboundHTTP judges each request and hands it to the application. Its first routes
+// may say otherwise.
+func (w *writer) inboundHTTP(in *plan.Inbound, mtls bool, first ...*routev3.Route) *listenerv3.FilterChain {
 	name := "http"
 	if !mtls {
 		name = "plaintext-http"
@@ -178,7 +182,7 @@ func (w *writer) inboundHTTP(in *plan.Inbound, mtls bool) *listenerv3.FilterChai
 	m := w.connectionManager("inbound/" + clusterName(in.Service, in.Number))
 	routes := &routev3.RouteConfiguration{
 		Name:                    name,
-		VirtualHosts:            []*routev3.VirtualHost{{Name: name, Domains: []string{"*"}, Routes: w.appRoutes(in)}},
+		VirtualHosts:            []*routev3.VirtualHost{{Name: name, Domains: []string{"*"}, Routes: append(first, w.appRoutes(in)...)}},
 		ValidateClusters:        no(),
 		ResponseHeadersToRemove: []string{headerUnreached, headerUnanswered},
 	}

@@ -126,7 +126,7 @@ func (t *Translator) Next(before *plan.Proxy, was *delta.Set, p *plan.Proxy) (*d
 func sameOwn(a, b *plan.Proxy) bool {
 	return len(a.Node.Explicit) == 0 && len(b.Node.Explicit) == 0 && a.Node.ID == b.Node.ID && a.Node.InboundPort == b.Node.InboundPort &&
 		a.Node.OutboundPort == b.Node.OutboundPort && a.Node.NoIPv6 == b.Node.NoIPv6 && a.Identity == b.Identity && a.Outside == b.Outside &&
-		slices.Equal(a.Node.Accept, b.Node.Accept) && slices.Equal(a.Inbound, b.Inbound)
+		slices.Equal(a.Node.Accept, b.Node.Accept) && slices.Equal(a.Inbound, b.Inbound) && slices.Equal(a.Checks, b.Checks) && slices.Equal(a.Node.Bridge, b.Node.Bridge)
 }
 
 // base is what is the proxy's own: the listeners that have sockets.
@@ -188,6 +188,17 @@ func baseKey(p *plan.Proxy) [32]byte {
 		word(in.Policy.Name)
 		word(in.Policy.TrustDomain)
 		truth(in.Policy.Plaintext)
+	}
+	for _, c := range p.Checks {
+		number(c.Port)
+		word(c.From.String())
+		word(c.Method)
+		word(c.Path)
+	}
+	if len(p.Checks) > 0 {
+		for _, a := range p.Node.Bridge {
+			word(a.String())
+		}
 	}
 	return sha256.Sum256(b)
 }

@@ -74,6 +74,8 @@ type Metadata struct {
 	Explicit     []Explicit `json:"explicit,omitempty"`
 	Accept       []Accept   `json:"accept,omitempty"`
 	NoIPv6       bool       `json:"no_ipv6,omitempty"`
+	// Bridge is what the host has on the network of the proxy's own namespace.
+	Bridge []netip.Addr `json:"bridge,omitempty"`
 }
 
 // Bootstrap writes Envoy's bootstrap as JSON: the same Config, the same bytes.

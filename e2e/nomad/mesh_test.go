@@ -271,9 +271,7 @@ func TestAJobInTheMesh(t *testing.T) {
 			t.Errorf("api calls %s: %+v", url, r)
 		}
 	}
-	if out, err := try(fmt.Sprintf("curl -sS -m 3 http://%s/", m.address(apis[0]))); err == nil {
-		t.Errorf("the host calls past the mesh and is answered: %s", out)
-	}
+	t.Run("checked from outside", func(t *testing.T) { (&meshed{t, m.a}).checkedFromOutside(web[0], apis) })
 	t.Run("a job stops under load", func(t *testing.T) { (&meshed{t, m.a}).stopsUnderLoad(web[0]) })
 	t.Run("a canary takes its share", func(t *testing.T) { (&meshed{t, m.a}).canary(web[0]) })
 	t.Run("an agent restarts under load", func(t *testing.T) { (&meshed{t, m.a}).agentRestarts(web[0], p.next(t, "nomad job restart")) })
@@ -289,17 +287,6 @@ func TestAJobInTheMesh(t *testing.T) {
 	if len(p.left) > 0 {
 		t.Errorf("the page's commands were not all run: %q", p.left)
 	}
-}
-
-// address is where an allocation's application listens.
-func (m *meshed) address(alloc string) string {
-	for _, w := range m.status().Workloads {
-		if w.Workload == alloc && len(w.Addresses) > 0 {
-			return w.Addresses[0] + ":8080"
-		}
-	}
-	m.t.Fatalf("no address of %s", alloc)
-	return ""
 }
 
 // another is the sample's api as a job of its own, so that it can be stopped.

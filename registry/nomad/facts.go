@@ -163,16 +163,17 @@ func (d *described) probe(s asked, c check) (p mesh.Probe, ok bool) {
 	if label == "" {
 		label = s.PortLabel
 	}
-	p.AtBridge = c.AddressMode == "alloc"
+	inside := c.AddressMode == "alloc"
 	for _, x := range d.AllocatedResources.Shared.Ports {
 		if x.Label == label {
-			// What goes to the host's loopback is masqueraded on its way in.
-			host, err := netip.ParseAddr(x.HostIP)
-			p.Port, p.AtBridge = x.app(), p.AtBridge || err == nil && host.IsLoopback()
+			p.Port = x.app()
+			if host, err := netip.ParseAddr(x.HostIP); err == nil && !inside && !host.IsLoopback() {
+				p.From = host.Unmap() // who asks an address of its own host asks from that one; loopback is masqueraded on its way in
+			}
 			return p, p.Port != 0
 		}
 	}
 	n, err := strconv.ParseUint(label, 10, 16)
 	p.Port = uint16(n)
-	return p, err == nil && n != 0 && p.AtBridge
+	return p, err == nil && n != 0 && inside
 }

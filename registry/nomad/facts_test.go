@@ -28,15 +28,16 @@ const bridged = `{"ID":"a1","TaskGroup":"web","ClientStatus":"running","NetworkS
   {"Name":"other","Services":[{"Name":"pay","PortLabel":"http","Checks":[{"Type":"http","Path":"/secret"}]}]}]}}`
 
 func TestFacts(t *testing.T) {
+	host := netip.MustParseAddr("10.0.0.2")
 	full := Facts{
 		Addrs: []netip.Addr{netip.MustParseAddr("172.26.64.5")},
 		Ports: []mesh.PortMap{{Host: 23456, App: 8080}, {Host: 24000, App: 24000}, {Host: 25000, App: 9000}},
 		Probes: []mesh.Probe{
-			{Port: 8080, Method: "GET", Path: "/health"},
-			{Port: 8080, Method: "HEAD", Path: "/ready?full=1", AtBridge: true},
-			{Port: 8081, Method: "GET", Path: "/literal", AtBridge: true},
-			{Port: 9000, Method: "POST", Path: "/grpc.health.v1.Health/Check", AtBridge: true},
-			{Port: 24000, Method: "GET", Path: "/"},
+			{Port: 8080, Method: "GET", Path: "/health", From: host},
+			{Port: 8080, Method: "HEAD", Path: "/ready?full=1"},
+			{Port: 8081, Method: "GET", Path: "/literal"},
+			{Port: 9000, Method: "POST", Path: "/grpc.health.v1.Health/Check"},
+			{Port: 24000, Method: "GET", Path: "/", From: host},
 		},
 		Settled: true,
 	}
