@@ -51,6 +51,8 @@ type alloc struct {
 	results map[string]mesh.Health // by service, of its checks
 	due     time.Time              // of the next poll
 	waited  int                    // polls that found a check waiting for its first result
+	polls   int                    // answers so far
+	up      bool                   // all its checks have passed once
 }
 
 // node is what is read of a client.

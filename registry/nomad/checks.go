@@ -20,6 +20,7 @@ const (
 	polling  = 3 * time.Second  // for one answer, which comes from the client itself
 	postpone = 15 * time.Second // of a client that did not answer
 	waiting  = 60               // polls of a check without a result before it counts as unknown
+	starting = 120              // polls, a second apart, of an application that has not come up yet
 )
 
 // checks polls the results of the allocations that have checks until ctx ends.
@@ -105,6 +106,12 @@ func (l *life) poll(ctx context.Context, id string) {
 	} else if a.waited > waiting && len(got) == 0 {
 		results = map[string]mesh.Health{}
 	}
+	// The first results of most are failures: the application starts after its
+	// sidecar, and callers wait for it.
+	a.up = a.up || !first && good(results)
+	if a.polls++; !a.up && a.polls <= starting {
+		every = min(every, time.Second)
+	}
 	a.due = now.Add(every*9/10 + rand.N(every/10))
 	if maps.Equal(results, a.results) && a.results != nil {
 		return
@@ -113,6 +120,16 @@ func (l *life) poll(ctx context.Context, id string) {
 	for k := range a.services {
 		l.redo(k.name)
 	}
+}
+
+// good tells whether all checks pass.
+func good(results map[string]mesh.Health) bool {
+	for _, h := range results {
+		if h != mesh.Healthy {
+			return false
+		}
+	}
+	return true
 }
 
 // outcome is the worst of each service's checks. One that waits for its first

@@ -13,8 +13,8 @@
 // interpolates ("${...}") is left out.
 //
 // Nomad keeps the results of checks on the client that runs them and notifies
-// nobody. They are polled, an allocation at a time: each second while a check
-// waits for its first result, then every CheckEvery (10 s), at most fifty
+// nobody. They are polled, an allocation at a time: each second until all of
+// them have passed once, two minutes at most, then every CheckEvery (10 s), at most fifty
 // requests a second in all, so that beyond 500 allocations with checks a failing
 // one is noticed later. What cannot be polled keeps its last word; an allocation
 // without checks is healthy.

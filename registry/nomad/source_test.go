@@ -334,6 +334,40 @@ func TestChecks(t *testing.T) {
 	}
 }
 
+// Callers wait for an application that comes up, and the order of its start and
+// its check's first run is anybody's.
+func TestAnApplicationThatComesUpIsNoticedAtOnce(t *testing.T) {
+	t.Parallel()
+	s := newScript(t)
+	r := s.put(apiKey, 1)
+	set := func(status string) {
+		s.mu.Lock()
+		s.statuses[r.AllocID] = status
+		s.mu.Unlock()
+	}
+	set("failure")
+	s.on(func(w http.ResponseWriter, r *http.Request) bool {
+		id, ok := strings.CutPrefix(r.URL.Path, "/v1/allocation/")
+		if ok {
+			s.answer(w, map[string]any{"ID": id, "Namespace": "default", "NodeName": "vm-1", "TaskGroup": "g", "ClientStatus": "running", "ModifyIndex": 5,
+				"Job": map[string]any{"TaskGroups": []any{map[string]any{"Name": "g", "Services": []any{map[string]any{
+					"Name": "api", "Provider": "nomad", "Checks": []any{map[string]any{}}}}}}}})
+		}
+		return ok
+	})
+	e := listenTo(t, s, Options{CheckEvery: time.Hour})
+	e.has("api", 1)
+	path := "/v1/client/allocation/" + r.AllocID + "/checks"
+	within(t, 20*time.Second, "a second poll of what has failed", func() bool { return s.count(path) > 1 })
+	set("success")
+	within(t, 20*time.Second, "health", func() bool { return e.of("api")[0].Health == mesh.Healthy })
+	before := s.count(path)
+	time.Sleep(2500 * time.Millisecond) // it is not asked meanwhile
+	if n := s.count(path); n > before {
+		t.Errorf("what has come up is asked each second: %d times more", n-before)
+	}
+}
+
 func TestAnAllocationThatIsStoppedDrains(t *testing.T) {
 	t.Parallel()
 	s, e := started(t, Options{})
