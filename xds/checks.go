@@ -3,7 +3,6 @@ package xds
 import (
 	"fmt"
 	"maps"
-	"net/http"
 	"net/netip"
 	"slices"
 
@@ -87,8 +86,8 @@ func (w *writer) checkRoutes(in *plan.Inbound, asked []mesh.Probe) (out []*route
 	}
 	for i, c := range asked {
 		methods := []string{c.Method}
-		if c.Method == http.MethodGet {
-			methods = append(methods, http.MethodHead)
+		if c.Method == "GET" {
+			methods = append(methods, "HEAD")
 		}
 		for _, method := range methods {
 			for _, to := range w.appRoutes(in) {
