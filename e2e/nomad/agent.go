@@ -32,6 +32,7 @@ type Options struct {
 	More   string // HCL added to the agent's configuration
 	Consul bool   // a Consul beside it, on 127.0.0.1:8500, for both of which the node is n1
 	CNI    bool   // jobs may have networks of mode "bridge"; other users may pass to their own files
+	Hosts  int    // 2, with CNI: Second may be called
 }
 
 // Agent is one Nomad on 127.0.0.1:4646.
@@ -46,20 +47,22 @@ type Agent struct {
 	done chan struct{}
 
 	consul *exec.Cmd
+	client *Client // nil: one host
 
 	orphans bool // tasks that outlived a Kill: nobody in a lab reaps them, and Nomad waits for that
 }
 
 const config = `
-data_dir             = "%s/data"
-bind_addr            = "127.0.0.1"
+data_dir             = "%[1]s/data"
+bind_addr            = "%[2]s"
 name                 = "n1"
 disable_update_check = true
 log_level            = "WARN"
+addresses { http = "127.0.0.1" }
 advertise {
   http = "127.0.0.1"
-  rpc  = "127.0.0.1"
-  serf = "127.0.0.1"
+  rpc  = "%[2]s"
+  serf = "%[2]s"
 }
 server {
   enabled          = true
@@ -68,16 +71,16 @@ server {
 }
 client {
   enabled           = true
-  network_interface = "%s"
-  cni_path          = "%s"
+  network_interface = "%[3]s"
+  cni_path          = "%[4]s"
   meta { rack = "r1" }
-  options = { "fingerprint.denylist" = "env_aws,env_gce,env_azure,env_digitalocean,%svault" }
+  options = { "fingerprint.denylist" = "env_aws,env_gce,env_azure,env_digitalocean,%[5]svault" }
 }
 plugin "raw_exec" {
   config { enabled = true }
 }
-acl { enabled = %v }
-%s
+acl { enabled = %[6]v }
+%[7]s
 `
 
 // HostAddress is the client's, where jobs have networks of mode "bridge".
@@ -112,7 +115,7 @@ func Start(opt Options) (*Agent, error) {
 		without = ""
 	}
 	a := &Agent{Addr: "http://127.0.0.1:4646", Dir: dir, opt: opt}
-	if err := os.WriteFile(filepath.Join(dir, "agent.hcl"), fmt.Appendf(nil, config, dir, link, cniPath, without, opt.ACL, opt.More), 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(dir, "agent.hcl"), fmt.Appendf(nil, config, dir, a.ip(), link, cniPath, without, opt.ACL, opt.More), 0o600); err != nil {
 		return nil, errors.Join(fmt.Errorf("starting nomad: %w", err), a.Close())
 	}
 	if a.Client, err = api.NewClient(&api.Config{Address: a.Addr}); err != nil {
@@ -206,7 +209,7 @@ func (a *Agent) bootConsul() error {
 		return fmt.Errorf("starting consul: %w", err)
 	}
 	defer log.Close()
-	cmd := exec.Command(path, "agent", "-dev", "-node=n1", "-bind=127.0.0.1", "-client=127.0.0.1", "-log-level=warn")
+	cmd := exec.Command(path, "agent", "-dev", "-node=n1", "-bind="+a.ip(), "-client=127.0.0.1", "-log-level=warn")
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // a terminal's Ctrl-C is not its end: Close is
 	if err := cmd.Start(); err != nil {
@@ -287,6 +290,9 @@ func (a *Agent) Close() error {
 		}
 		return nil
 	}))
+	if a.client != nil {
+		a.client.end()
+	}
 	a.unmount()
 	if a.consul != nil {
 		a.consul.Process.Kill()

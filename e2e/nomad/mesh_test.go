@@ -167,7 +167,8 @@ func (m *meshed) has(service string, want int) time.Duration {
 // logs shows what the tasks wrote.
 func (m *meshed) logs() {
 	files, _ := filepath.Glob(m.a.Dir + "/data/alloc/*/alloc/logs/*.std*.[0-9]")
-	for _, f := range files {
+	there, _ := filepath.Glob(m.a.Dir + "/n2/data/alloc/*/alloc/logs/*.std*.[0-9]")
+	for _, f := range append(files, there...) {
 		if text, err := os.ReadFile(f); err == nil && len(text) > 0 {
 			m.t.Logf("%s:\n%s", f, text[max(0, len(text)-3000):])
 		}
@@ -221,7 +222,7 @@ func TestAJobInTheMesh(t *testing.T) {
 	sh(t, p.next(t, "useradd"))
 	sh(t, p.next(t, "mkdir"))
 	p.file(t, "/etc/kerege.d/mesh/mesh.hcl")
-	m := &meshed{t: t, a: start(t, rig.Options{CNI: true, Consul: true})}
+	m := &meshed{t: t, a: start(t, rig.Options{CNI: true, Consul: true, Hosts: 2})}
 	t.Chdir("/run")
 	sh(t, p.next(t, "nomad job run"))
 	m.until(30*time.Second, "the server", func() (bool, string) {
@@ -275,6 +276,7 @@ func TestAJobInTheMesh(t *testing.T) {
 	t.Run("a job stops under load", func(t *testing.T) { (&meshed{t, m.a}).stopsUnderLoad(web[0]) })
 	t.Run("a canary takes its share", func(t *testing.T) { (&meshed{t, m.a}).canary(web[0]) })
 	t.Run("an agent restarts under load", func(t *testing.T) { (&meshed{t, m.a}).agentRestarts(web[0], p.next(t, "nomad job restart")) })
+	t.Run("a client is drained under load", func(t *testing.T) { (&meshed{t, m.a}).drained(web[0], p.next(t, "nomad node drain")) })
 	t.Run("a job without an identity", func(t *testing.T) { (&meshed{t, m.a}).withoutIdentity() })
 	sh(t, p.next(t, "nomad job stop"))
 	m.until(60*time.Second, "an empty node", func() (bool, string) {
@@ -343,8 +345,9 @@ func (m *meshed) served(job string, less ...string) (n int) {
 		if slices.Contains(less, id) {
 			continue
 		}
-		files, _ := filepath.Glob(m.a.Dir + "/data/alloc/" + id + "/alloc/logs/api.std*.[0-9]")
-		for _, f := range files {
+		here, _ := filepath.Glob(m.a.Dir + "/data/alloc/" + id + "/alloc/logs/api.std*.[0-9]")
+		there, _ := filepath.Glob(m.a.Dir + "/n2/data/alloc/" + id + "/alloc/logs/api.std*.[0-9]")
+		for _, f := range append(here, there...) {
 			text, err := os.ReadFile(f)
 			if err != nil {
 				m.t.Fatal(err)
@@ -393,6 +396,14 @@ func (m *meshed) withoutIdentity() {
 	m.until(60*time.Second, "the reason", func() (bool, string) {
 		_, rest := m.in("api")
 		return strings.Contains(rest, "shows no workload identity"), rest
+	})
+	m.until(10*time.Second, "the reason in the allocation's logs", func() (bool, string) {
+		list, _, err := m.a.Jobs().Allocations("api-3", true, nil)
+		if err != nil || len(list) == 0 {
+			return false, fmt.Sprint(err)
+		}
+		out, err := try("nomad alloc logs -stderr -task kerege-envoy " + list[0].ID)
+		return err == nil && strings.Contains(out, "its job needs an identity block named kerege"), out
 	})
 	if n, _ := m.in("api"); n != 2 {
 		m.t.Errorf("%d of api are in the mesh", n)
