@@ -15,6 +15,8 @@ type builder struct {
 	mesh   *Mesh
 	byName map[string]*node // service blocks
 	broken bool             // something did not parse: what refers to it is not judged
+
+	subsetted *speller // services with subsets; nil: nobody has asked
 }
 
 func (b *builder) build(root *node) {

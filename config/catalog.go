@@ -31,12 +31,13 @@ func CatalogWarnings(m *Mesh, instances []mesh.Instance) Diagnostics {
 		known = append(known, string(name))
 	}
 	slices.Sort(known)
+	registered := newSpeller(known)
 	for _, p := range m.places.targets {
 		if len(byService[p.service]) > 0 {
 			continue
 		}
 		fix := "Calls to it are answered with 503 until an instance is registered."
-		if near := nearest(string(p.service), known); near != "" {
+		if near := registered.near(string(p.service)); near != "" {
 			fix = fmt.Sprintf("Did you mean %q? %s", near, fix)
 		}
 		s.warnf(codeUnseen, p.where, fix, "no registry and no file knows an instance of %q", p.service)
@@ -44,14 +45,15 @@ func CatalogWarnings(m *Mesh, instances []mesh.Instance) Diagnostics {
 	for _, c := range m.Services {
 		known = append(known, string(c.Name))
 	}
+	declared := newSpeller(known)
 	said := map[mesh.ServiceName]bool{}
 	for _, p := range m.places.named {
-		if slices.Contains(known, string(p.service)) || said[p.service] {
+		if declared.has[string(p.service)] || said[p.service] {
 			continue
 		}
 		said[p.service] = true
 		fix := "It has no effect until a service of that name is registered. If that is meant, say so: service \"" + string(p.service) + "\" {}"
-		if near := nearest(string(p.service), known); near != "" {
+		if near := declared.near(string(p.service)); near != "" {
 			fix = fmt.Sprintf("Did you mean %q?", near)
 		}
 		s.warnf(codeUnseen, p.where, fix, "no registry and no file knows a service %q", p.service)
@@ -73,13 +75,13 @@ func Slips(m *Mesh) (Diagnostics, []mesh.ServiceName) {
 		known = append(known, string(r.Service))
 	}
 	slices.Sort(known)
-	known = slices.Compact(known)
+	spell := newSpeller(slices.Compact(known))
 	var unknown []mesh.ServiceName
 	for _, p := range m.places.named {
-		if slices.Contains(known, string(p.service)) {
+		if spell.has[string(p.service)] {
 			continue
 		}
-		if near := nearest(string(p.service), known); near != "" && distance(near, string(p.service)) <= 2 {
+		if near := spell.near(string(p.service)); near != "" && distance(near, string(p.service), 3) <= 2 {
 			s.warnf(codeUnseen, p.where, fmt.Sprintf("Did you mean %q?", near), "no file knows a service %q", p.service)
 			continue
 		}

@@ -171,15 +171,18 @@ func (b *builder) checkSubset(to *node) {
 	}
 	s := b.byName[service]
 	if s == nil {
-		var known []string
-		for name, n := range b.byName {
-			if n.block("subset") != nil {
-				known = append(known, name)
+		if b.subsetted == nil {
+			var known []string
+			for name, n := range b.byName {
+				if n.block("subset") != nil {
+					known = append(known, name)
+				}
 			}
+			slices.Sort(known)
+			b.subsetted = newSpeller(known)
 		}
-		slices.Sort(known)
 		fix := fmt.Sprintf("Add service %q { subset %q { filter = … } }.", service, subset)
-		if near := nearest(service, known); near != "" {
+		if near := b.subsetted.near(service); near != "" {
 			fix = fmt.Sprintf("Did you mean %q?", near+"."+subset)
 		}
 		b.errorf(codeReference, place{to.labelRng, to.in}, fix, "service %q has no block here, so it has no subset %q", service, subset)

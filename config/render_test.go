@@ -76,16 +76,6 @@ func TestLongLineKeepsItsCaret(t *testing.T) {
 	}
 }
 
-func TestNearest(t *testing.T) {
-	words := []string{"timeout", "retry", "weight", "path_prefix", "path"}
-	for given, want := range map[string]string{"wieght": "weight", "path-prefix": "path_prefix", "pathprefix": "path_prefix", "Timeout": "timeout", "xyz": "", "": "",
-		strings.Repeat("a", 1000): ""} {
-		if got := nearest(given, words); got != want {
-			t.Errorf("%.20s: got %q, want %q", given, got, want)
-		}
-	}
-}
-
 // TestStatedDefaults holds the reference's defaults to those that mesh fills in.
 func TestStatedDefaults(t *testing.T) {
 	b := defaultsBlock()

@@ -106,52 +106,6 @@ func (b *block) names() []string {
 	return out
 }
 
-// nearest returns the candidate that is meant, or "".
-func nearest(given string, candidates []string) string {
-	best, score := "", 1+(len(given)+1)/3
-	given = strings.ToLower(strings.ReplaceAll(given, "-", "_"))
-	if len(given) > 64 {
-		return ""
-	}
-	for _, c := range candidates {
-		plain := strings.ToLower(strings.ReplaceAll(c, "-", "_"))
-		d := distance(given, plain)
-		if len(plain) > 2 && len(given) > 2 && (strings.HasPrefix(given, plain) || strings.HasPrefix(plain, given)) {
-			d = min(d, 2)
-		}
-		if d < score {
-			best, score = c, d
-		}
-	}
-	return best
-}
-
-// distance is the number of edits between two words, a swap of neighbours being one.
-func distance(a, b string) int {
-	if len(a) > len(b)+8 || len(b) > len(a)+8 {
-		return 100
-	}
-	before, last, row := make([]int, len(b)+1), make([]int, len(b)+1), make([]int, len(b)+1)
-	for j := range last {
-		last[j] = j
-	}
-	for i := 1; i <= len(a); i++ {
-		row[0] = i
-		for j := 1; j <= len(b); j++ {
-			cost := 1
-			if a[i-1] == b[j-1] {
-				cost = 0
-			}
-			row[j] = min(last[j]+1, row[j-1]+1, last[j-1]+cost)
-			if i > 1 && j > 1 && a[i-1] == b[j-2] && a[i-2] == b[j-1] {
-				row[j] = min(row[j], before[j-2]+1)
-			}
-		}
-		before, last, row = last, row, before
-	}
-	return last[len(b)]
-}
-
 // didYouMean is a fix that names the nearest candidate, or lists them all.
 func didYouMean(given string, candidates []string) string {
 	if n := nearest(given, candidates); n != "" {
