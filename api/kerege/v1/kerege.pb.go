@@ -289,6 +289,94 @@ func (x *SignResponse) GetBundle() []byte {
 	return nil
 }
 
+type KnownRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Token         string                 `protobuf:"bytes,1,opt,name=token,proto3" json:"token,omitempty"` // secret; "" asks of no token
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *KnownRequest) Reset() {
+	*x = KnownRequest{}
+	mi := &file_kerege_v1_kerege_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *KnownRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*KnownRequest) ProtoMessage() {}
+
+func (x *KnownRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_kerege_v1_kerege_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use KnownRequest.ProtoReflect.Descriptor instead.
+func (*KnownRequest) Descriptor() ([]byte, []int) {
+	return file_kerege_v1_kerege_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *KnownRequest) GetToken() string {
+	if x != nil {
+		return x.Token
+	}
+	return ""
+}
+
+type KnownResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	TokenNode     string                 `protobuf:"bytes,1,opt,name=token_node,json=tokenNode,proto3" json:"token_node,omitempty"` // "": any node, or a token that this server does not know
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *KnownResponse) Reset() {
+	*x = KnownResponse{}
+	mi := &file_kerege_v1_kerege_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *KnownResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*KnownResponse) ProtoMessage() {}
+
+func (x *KnownResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_kerege_v1_kerege_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use KnownResponse.ProtoReflect.Descriptor instead.
+func (*KnownResponse) Descriptor() ([]byte, []int) {
+	return file_kerege_v1_kerege_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *KnownResponse) GetTokenNode() string {
+	if x != nil {
+		return x.TokenNode
+	}
+	return ""
+}
+
 type PeersRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Addresses     []string               `protobuf:"bytes,1,rep,name=addresses,proto3" json:"addresses,omitempty"` // "10.0.0.3" or "10.0.0.3:8080"; 4096 at most
@@ -298,7 +386,7 @@ type PeersRequest struct {
 
 func (x *PeersRequest) Reset() {
 	*x = PeersRequest{}
-	mi := &file_kerege_v1_kerege_proto_msgTypes[4]
+	mi := &file_kerege_v1_kerege_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -310,7 +398,7 @@ func (x *PeersRequest) String() string {
 func (*PeersRequest) ProtoMessage() {}
 
 func (x *PeersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_kerege_v1_kerege_proto_msgTypes[4]
+	mi := &file_kerege_v1_kerege_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -323,7 +411,7 @@ func (x *PeersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PeersRequest.ProtoReflect.Descriptor instead.
 func (*PeersRequest) Descriptor() ([]byte, []int) {
-	return file_kerege_v1_kerege_proto_rawDescGZIP(), []int{4}
+	return file_kerege_v1_kerege_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *PeersRequest) GetAddresses() []string {
@@ -343,7 +431,7 @@ type PeersResponse struct {
 
 func (x *PeersResponse) Reset() {
 	*x = PeersResponse{}
-	mi := &file_kerege_v1_kerege_proto_msgTypes[5]
+	mi := &file_kerege_v1_kerege_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -355,7 +443,7 @@ func (x *PeersResponse) String() string {
 func (*PeersResponse) ProtoMessage() {}
 
 func (x *PeersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_kerege_v1_kerege_proto_msgTypes[5]
+	mi := &file_kerege_v1_kerege_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -368,7 +456,7 @@ func (x *PeersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PeersResponse.ProtoReflect.Descriptor instead.
 func (*PeersResponse) Descriptor() ([]byte, []int) {
-	return file_kerege_v1_kerege_proto_rawDescGZIP(), []int{5}
+	return file_kerege_v1_kerege_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *PeersResponse) GetPeers() []*Peer {
@@ -397,7 +485,7 @@ type Peer struct {
 
 func (x *Peer) Reset() {
 	*x = Peer{}
-	mi := &file_kerege_v1_kerege_proto_msgTypes[6]
+	mi := &file_kerege_v1_kerege_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -409,7 +497,7 @@ func (x *Peer) String() string {
 func (*Peer) ProtoMessage() {}
 
 func (x *Peer) ProtoReflect() protoreflect.Message {
-	mi := &file_kerege_v1_kerege_proto_msgTypes[6]
+	mi := &file_kerege_v1_kerege_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -422,7 +510,7 @@ func (x *Peer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Peer.ProtoReflect.Descriptor instead.
 func (*Peer) Descriptor() ([]byte, []int) {
-	return file_kerege_v1_kerege_proto_rawDescGZIP(), []int{6}
+	return file_kerege_v1_kerege_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Peer) GetAddress() string {
@@ -461,13 +549,15 @@ type NodeReport struct {
 	Complete      bool                   `protobuf:"varint,4,opt,name=complete,proto3" json:"complete,omitempty"`                      // members is known (an agent that just started does not know yet)
 	BundleHash    string                 `protobuf:"bytes,5,opt,name=bundle_hash,json=bundleHash,proto3" json:"bundle_hash,omitempty"` // of the bundle its proxies trust now
 	Now           *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=now,proto3" json:"now,omitempty"`
+	Outside       []*Outside             `protobuf:"bytes,7,rep,name=outside,proto3" json:"outside,omitempty"`  // of this node's: was in, and the node took it out
+	Leaving       bool                   `protobuf:"varint,8,opt,name=leaving,proto3" json:"leaving,omitempty"` // the node gives its identity up after this
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *NodeReport) Reset() {
 	*x = NodeReport{}
-	mi := &file_kerege_v1_kerege_proto_msgTypes[7]
+	mi := &file_kerege_v1_kerege_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -479,7 +569,7 @@ func (x *NodeReport) String() string {
 func (*NodeReport) ProtoMessage() {}
 
 func (x *NodeReport) ProtoReflect() protoreflect.Message {
-	mi := &file_kerege_v1_kerege_proto_msgTypes[7]
+	mi := &file_kerege_v1_kerege_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -492,7 +582,7 @@ func (x *NodeReport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeReport.ProtoReflect.Descriptor instead.
 func (*NodeReport) Descriptor() ([]byte, []int) {
-	return file_kerege_v1_kerege_proto_rawDescGZIP(), []int{7}
+	return file_kerege_v1_kerege_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *NodeReport) GetVersion() string {
@@ -537,6 +627,80 @@ func (x *NodeReport) GetNow() *timestamppb.Timestamp {
 	return nil
 }
 
+func (x *NodeReport) GetOutside() []*Outside {
+	if x != nil {
+		return x.Outside
+	}
+	return nil
+}
+
+func (x *NodeReport) GetLeaving() bool {
+	if x != nil {
+		return x.Leaving
+	}
+	return false
+}
+
+type Outside struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Service       string                 `protobuf:"bytes,1,opt,name=service,proto3" json:"service,omitempty"`
+	Workload      string                 `protobuf:"bytes,2,opt,name=workload,proto3" json:"workload,omitempty"`
+	Reason        string                 `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"` // a sentence for the operator, with what brings it back
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Outside) Reset() {
+	*x = Outside{}
+	mi := &file_kerege_v1_kerege_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Outside) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Outside) ProtoMessage() {}
+
+func (x *Outside) ProtoReflect() protoreflect.Message {
+	mi := &file_kerege_v1_kerege_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Outside.ProtoReflect.Descriptor instead.
+func (*Outside) Descriptor() ([]byte, []int) {
+	return file_kerege_v1_kerege_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *Outside) GetService() string {
+	if x != nil {
+		return x.Service
+	}
+	return ""
+}
+
+func (x *Outside) GetWorkload() string {
+	if x != nil {
+		return x.Workload
+	}
+	return ""
+}
+
+func (x *Outside) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
 type Membership struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Service       string                 `protobuf:"bytes,1,opt,name=service,proto3" json:"service,omitempty"`
@@ -549,7 +713,7 @@ type Membership struct {
 
 func (x *Membership) Reset() {
 	*x = Membership{}
-	mi := &file_kerege_v1_kerege_proto_msgTypes[8]
+	mi := &file_kerege_v1_kerege_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -561,7 +725,7 @@ func (x *Membership) String() string {
 func (*Membership) ProtoMessage() {}
 
 func (x *Membership) ProtoReflect() protoreflect.Message {
-	mi := &file_kerege_v1_kerege_proto_msgTypes[8]
+	mi := &file_kerege_v1_kerege_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -574,7 +738,7 @@ func (x *Membership) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Membership.ProtoReflect.Descriptor instead.
 func (*Membership) Descriptor() ([]byte, []int) {
-	return file_kerege_v1_kerege_proto_rawDescGZIP(), []int{8}
+	return file_kerege_v1_kerege_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Membership) GetService() string {
@@ -626,7 +790,7 @@ type NodeUpdate struct {
 
 func (x *NodeUpdate) Reset() {
 	*x = NodeUpdate{}
-	mi := &file_kerege_v1_kerege_proto_msgTypes[9]
+	mi := &file_kerege_v1_kerege_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -638,7 +802,7 @@ func (x *NodeUpdate) String() string {
 func (*NodeUpdate) ProtoMessage() {}
 
 func (x *NodeUpdate) ProtoReflect() protoreflect.Message {
-	mi := &file_kerege_v1_kerege_proto_msgTypes[9]
+	mi := &file_kerege_v1_kerege_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -651,7 +815,7 @@ func (x *NodeUpdate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeUpdate.ProtoReflect.Descriptor instead.
 func (*NodeUpdate) Descriptor() ([]byte, []int) {
-	return file_kerege_v1_kerege_proto_rawDescGZIP(), []int{9}
+	return file_kerege_v1_kerege_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *NodeUpdate) GetPlacementSet() bool {
@@ -754,7 +918,7 @@ type Placement struct {
 
 func (x *Placement) Reset() {
 	*x = Placement{}
-	mi := &file_kerege_v1_kerege_proto_msgTypes[10]
+	mi := &file_kerege_v1_kerege_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -766,7 +930,7 @@ func (x *Placement) String() string {
 func (*Placement) ProtoMessage() {}
 
 func (x *Placement) ProtoReflect() protoreflect.Message {
-	mi := &file_kerege_v1_kerege_proto_msgTypes[10]
+	mi := &file_kerege_v1_kerege_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -779,7 +943,7 @@ func (x *Placement) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Placement.ProtoReflect.Descriptor instead.
 func (*Placement) Descriptor() ([]byte, []int) {
-	return file_kerege_v1_kerege_proto_rawDescGZIP(), []int{10}
+	return file_kerege_v1_kerege_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Placement) GetService() string {
@@ -844,7 +1008,7 @@ type Name struct {
 
 func (x *Name) Reset() {
 	*x = Name{}
-	mi := &file_kerege_v1_kerege_proto_msgTypes[11]
+	mi := &file_kerege_v1_kerege_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -856,7 +1020,7 @@ func (x *Name) String() string {
 func (*Name) ProtoMessage() {}
 
 func (x *Name) ProtoReflect() protoreflect.Message {
-	mi := &file_kerege_v1_kerege_proto_msgTypes[11]
+	mi := &file_kerege_v1_kerege_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -869,7 +1033,7 @@ func (x *Name) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Name.ProtoReflect.Descriptor instead.
 func (*Name) Descriptor() ([]byte, []int) {
-	return file_kerege_v1_kerege_proto_rawDescGZIP(), []int{11}
+	return file_kerege_v1_kerege_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Name) GetService() string {
@@ -923,7 +1087,12 @@ const file_kerege_v1_kerege_proto_rawDesc = "" +
 	"\bevidence\x18\x04 \x01(\tR\bevidence\"<\n" +
 	"\fSignResponse\x12\x14\n" +
 	"\x05chain\x18\x01 \x03(\fR\x05chain\x12\x16\n" +
-	"\x06bundle\x18\x02 \x01(\fR\x06bundle\",\n" +
+	"\x06bundle\x18\x02 \x01(\fR\x06bundle\"$\n" +
+	"\fKnownRequest\x12\x14\n" +
+	"\x05token\x18\x01 \x01(\tR\x05token\".\n" +
+	"\rKnownResponse\x12\x1d\n" +
+	"\n" +
+	"token_node\x18\x01 \x01(\tR\ttokenNode\",\n" +
 	"\fPeersRequest\x12\x1c\n" +
 	"\taddresses\x18\x01 \x03(\tR\taddresses\"R\n" +
 	"\rPeersResponse\x12%\n" +
@@ -933,7 +1102,7 @@ const file_kerege_v1_kerege_proto_rawDesc = "" +
 	"\aaddress\x18\x01 \x01(\tR\aaddress\x12\x12\n" +
 	"\x04node\x18\x02 \x01(\tR\x04node\x12\x17\n" +
 	"\ain_mesh\x18\x03 \x01(\bR\x06inMesh\x12\x18\n" +
-	"\aservice\x18\x04 \x01(\tR\aservice\"\xe0\x01\n" +
+	"\aservice\x18\x04 \x01(\tR\aservice\"\xa8\x02\n" +
 	"\n" +
 	"NodeReport\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\tR\aversion\x12\x1c\n" +
@@ -942,7 +1111,13 @@ const file_kerege_v1_kerege_proto_rawDesc = "" +
 	"\bcomplete\x18\x04 \x01(\bR\bcomplete\x12\x1f\n" +
 	"\vbundle_hash\x18\x05 \x01(\tR\n" +
 	"bundleHash\x12,\n" +
-	"\x03now\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\x03now\"v\n" +
+	"\x03now\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\x03now\x12,\n" +
+	"\aoutside\x18\a \x03(\v2\x12.kerege.v1.OutsideR\aoutside\x12\x18\n" +
+	"\aleaving\x18\b \x01(\bR\aleaving\"W\n" +
+	"\aOutside\x12\x18\n" +
+	"\aservice\x18\x01 \x01(\tR\aservice\x12\x1a\n" +
+	"\bworkload\x18\x02 \x01(\tR\bworkload\x12\x16\n" +
+	"\x06reason\x18\x03 \x01(\tR\x06reason\"v\n" +
 	"\n" +
 	"Membership\x12\x18\n" +
 	"\aservice\x18\x01 \x01(\tR\aservice\x12\x1a\n" +
@@ -981,10 +1156,11 @@ const file_kerege_v1_kerege_proto_rawDesc = "" +
 	"\x04Join\x127\n" +
 	"\x04Join\x12\x16.kerege.v1.JoinRequest\x1a\x17.kerege.v1.JoinResponse2?\n" +
 	"\x04Sign\x127\n" +
-	"\x04Sign\x12\x16.kerege.v1.SignRequest\x1a\x17.kerege.v1.SignResponse2\x7f\n" +
+	"\x04Sign\x12\x16.kerege.v1.SignRequest\x1a\x17.kerege.v1.SignResponse2\xbb\x01\n" +
 	"\x04Node\x12;\n" +
 	"\aConnect\x12\x15.kerege.v1.NodeReport\x1a\x15.kerege.v1.NodeUpdate(\x010\x01\x12:\n" +
-	"\x05Peers\x12\x17.kerege.v1.PeersRequest\x1a\x18.kerege.v1.PeersResponseB1Z/github.com/kerege/kerege/api/kerege/v1;keregev1b\x06proto3"
+	"\x05Peers\x12\x17.kerege.v1.PeersRequest\x1a\x18.kerege.v1.PeersResponse\x12:\n" +
+	"\x05Known\x12\x17.kerege.v1.KnownRequest\x1a\x18.kerege.v1.KnownResponseB1Z/github.com/kerege/kerege/api/kerege/v1;keregev1b\x06proto3"
 
 var (
 	file_kerege_v1_kerege_proto_rawDescOnce sync.Once
@@ -998,43 +1174,49 @@ func file_kerege_v1_kerege_proto_rawDescGZIP() []byte {
 	return file_kerege_v1_kerege_proto_rawDescData
 }
 
-var file_kerege_v1_kerege_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
+var file_kerege_v1_kerege_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
 var file_kerege_v1_kerege_proto_goTypes = []any{
 	(*JoinRequest)(nil),           // 0: kerege.v1.JoinRequest
 	(*JoinResponse)(nil),          // 1: kerege.v1.JoinResponse
 	(*SignRequest)(nil),           // 2: kerege.v1.SignRequest
 	(*SignResponse)(nil),          // 3: kerege.v1.SignResponse
-	(*PeersRequest)(nil),          // 4: kerege.v1.PeersRequest
-	(*PeersResponse)(nil),         // 5: kerege.v1.PeersResponse
-	(*Peer)(nil),                  // 6: kerege.v1.Peer
-	(*NodeReport)(nil),            // 7: kerege.v1.NodeReport
-	(*Membership)(nil),            // 8: kerege.v1.Membership
-	(*NodeUpdate)(nil),            // 9: kerege.v1.NodeUpdate
-	(*Placement)(nil),             // 10: kerege.v1.Placement
-	(*Name)(nil),                  // 11: kerege.v1.Name
-	(*timestamppb.Timestamp)(nil), // 12: google.protobuf.Timestamp
+	(*KnownRequest)(nil),          // 4: kerege.v1.KnownRequest
+	(*KnownResponse)(nil),         // 5: kerege.v1.KnownResponse
+	(*PeersRequest)(nil),          // 6: kerege.v1.PeersRequest
+	(*PeersResponse)(nil),         // 7: kerege.v1.PeersResponse
+	(*Peer)(nil),                  // 8: kerege.v1.Peer
+	(*NodeReport)(nil),            // 9: kerege.v1.NodeReport
+	(*Outside)(nil),               // 10: kerege.v1.Outside
+	(*Membership)(nil),            // 11: kerege.v1.Membership
+	(*NodeUpdate)(nil),            // 12: kerege.v1.NodeUpdate
+	(*Placement)(nil),             // 13: kerege.v1.Placement
+	(*Name)(nil),                  // 14: kerege.v1.Name
+	(*timestamppb.Timestamp)(nil), // 15: google.protobuf.Timestamp
 }
 var file_kerege_v1_kerege_proto_depIdxs = []int32{
-	12, // 0: kerege.v1.JoinRequest.now:type_name -> google.protobuf.Timestamp
-	6,  // 1: kerege.v1.PeersResponse.peers:type_name -> kerege.v1.Peer
-	8,  // 2: kerege.v1.NodeReport.members:type_name -> kerege.v1.Membership
-	12, // 3: kerege.v1.NodeReport.now:type_name -> google.protobuf.Timestamp
-	10, // 4: kerege.v1.NodeUpdate.placement:type_name -> kerege.v1.Placement
-	11, // 5: kerege.v1.NodeUpdate.names:type_name -> kerege.v1.Name
-	12, // 6: kerege.v1.NodeUpdate.now:type_name -> google.protobuf.Timestamp
-	0,  // 7: kerege.v1.Join.Join:input_type -> kerege.v1.JoinRequest
-	2,  // 8: kerege.v1.Sign.Sign:input_type -> kerege.v1.SignRequest
-	7,  // 9: kerege.v1.Node.Connect:input_type -> kerege.v1.NodeReport
-	4,  // 10: kerege.v1.Node.Peers:input_type -> kerege.v1.PeersRequest
-	1,  // 11: kerege.v1.Join.Join:output_type -> kerege.v1.JoinResponse
-	3,  // 12: kerege.v1.Sign.Sign:output_type -> kerege.v1.SignResponse
-	9,  // 13: kerege.v1.Node.Connect:output_type -> kerege.v1.NodeUpdate
-	5,  // 14: kerege.v1.Node.Peers:output_type -> kerege.v1.PeersResponse
-	11, // [11:15] is the sub-list for method output_type
-	7,  // [7:11] is the sub-list for method input_type
-	7,  // [7:7] is the sub-list for extension type_name
-	7,  // [7:7] is the sub-list for extension extendee
-	0,  // [0:7] is the sub-list for field type_name
+	15, // 0: kerege.v1.JoinRequest.now:type_name -> google.protobuf.Timestamp
+	8,  // 1: kerege.v1.PeersResponse.peers:type_name -> kerege.v1.Peer
+	11, // 2: kerege.v1.NodeReport.members:type_name -> kerege.v1.Membership
+	15, // 3: kerege.v1.NodeReport.now:type_name -> google.protobuf.Timestamp
+	10, // 4: kerege.v1.NodeReport.outside:type_name -> kerege.v1.Outside
+	13, // 5: kerege.v1.NodeUpdate.placement:type_name -> kerege.v1.Placement
+	14, // 6: kerege.v1.NodeUpdate.names:type_name -> kerege.v1.Name
+	15, // 7: kerege.v1.NodeUpdate.now:type_name -> google.protobuf.Timestamp
+	0,  // 8: kerege.v1.Join.Join:input_type -> kerege.v1.JoinRequest
+	2,  // 9: kerege.v1.Sign.Sign:input_type -> kerege.v1.SignRequest
+	9,  // 10: kerege.v1.Node.Connect:input_type -> kerege.v1.NodeReport
+	6,  // 11: kerege.v1.Node.Peers:input_type -> kerege.v1.PeersRequest
+	4,  // 12: kerege.v1.Node.Known:input_type -> kerege.v1.KnownRequest
+	1,  // 13: kerege.v1.Join.Join:output_type -> kerege.v1.JoinResponse
+	3,  // 14: kerege.v1.Sign.Sign:output_type -> kerege.v1.SignResponse
+	12, // 15: kerege.v1.Node.Connect:output_type -> kerege.v1.NodeUpdate
+	7,  // 16: kerege.v1.Node.Peers:output_type -> kerege.v1.PeersResponse
+	5,  // 17: kerege.v1.Node.Known:output_type -> kerege.v1.KnownResponse
+	13, // [13:18] is the sub-list for method output_type
+	8,  // [8:13] is the sub-list for method input_type
+	8,  // [8:8] is the sub-list for extension type_name
+	8,  // [8:8] is the sub-list for extension extendee
+	0,  // [0:8] is the sub-list for field type_name
 }
 
 func init() { file_kerege_v1_kerege_proto_init() }
@@ -1048,7 +1230,7 @@ func file_kerege_v1_kerege_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_kerege_v1_kerege_proto_rawDesc), len(file_kerege_v1_kerege_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   12,
+			NumMessages:   15,
 			NumExtensions: 0,
 			NumServices:   3,
 		},

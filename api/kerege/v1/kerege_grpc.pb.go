@@ -238,6 +238,7 @@ var Sign_ServiceDesc = grpc.ServiceDesc{
 const (
 	Node_Connect_FullMethodName = "/kerege.v1.Node/Connect"
 	Node_Peers_FullMethodName   = "/kerege.v1.Node/Peers"
+	Node_Known_FullMethodName   = "/kerege.v1.Node/Known"
 )
 
 // NodeClient is the client API for Node service.
@@ -251,6 +252,9 @@ type NodeClient interface {
 	// Peers says who is at addresses that a node has connections with, for the
 	// page of `kerege capture plan`.
 	Peers(ctx context.Context, in *PeersRequest, opts ...grpc.CallOption) (*PeersResponse, error)
+	// Known says whether the caller is still a node of the mesh (an error, when it
+	// is not), and which node a join token is for. It spends nothing.
+	Known(ctx context.Context, in *KnownRequest, opts ...grpc.CallOption) (*KnownResponse, error)
 }
 
 type nodeClient struct {
@@ -284,6 +288,16 @@ func (c *nodeClient) Peers(ctx context.Context, in *PeersRequest, opts ...grpc.C
 	return out, nil
 }
 
+func (c *nodeClient) Known(ctx context.Context, in *KnownRequest, opts ...grpc.CallOption) (*KnownResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(KnownResponse)
+	err := c.cc.Invoke(ctx, Node_Known_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // NodeServer is the server API for Node service.
 // All implementations must embed UnimplementedNodeServer
 // for forward compatibility.
@@ -295,6 +309,9 @@ type NodeServer interface {
 	// Peers says who is at addresses that a node has connections with, for the
 	// page of `kerege capture plan`.
 	Peers(context.Context, *PeersRequest) (*PeersResponse, error)
+	// Known says whether the caller is still a node of the mesh (an error, when it
+	// is not), and which node a join token is for. It spends nothing.
+	Known(context.Context, *KnownRequest) (*KnownResponse, error)
 	mustEmbedUnimplementedNodeServer()
 }
 
@@ -310,6 +327,9 @@ func (UnimplementedNodeServer) Connect(grpc.BidiStreamingServer[NodeReport, Node
 }
 func (UnimplementedNodeServer) Peers(context.Context, *PeersRequest) (*PeersResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Peers not implemented")
+}
+func (UnimplementedNodeServer) Known(context.Context, *KnownRequest) (*KnownResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Known not implemented")
 }
 func (UnimplementedNodeServer) mustEmbedUnimplementedNodeServer() {}
 func (UnimplementedNodeServer) testEmbeddedByValue()              {}
@@ -357,6 +377,24 @@ func _Node_Peers_Handler(srv interface{}, ctx context.Context, dec func(interfac
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Node_Known_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(KnownRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(NodeServer).Known(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Node_Known_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(NodeServer).Known(ctx, req.(*KnownRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Node_ServiceDesc is the grpc.ServiceDesc for Node service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -367,6 +405,10 @@ var Node_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Peers",
 			Handler:    _Node_Peers_Handler,
+		},
+		{
+			MethodName: "Known",
+			Handler:    _Node_Known_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{
