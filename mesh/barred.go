@@ -78,21 +78,27 @@ func (s *Snapshot) barred(places *Places, in *Instance) string {
 	return why
 }
 
-var virtual = []netip.Prefix{netip.MustParsePrefix("240.0.0.0/4"), netip.MustParsePrefix("fd6b:6572:6567::/48")}
+// uncallable are: the mesh's virtual addresses, this host's own network, and
+// where a cloud keeps a machine's secrets (its IPv4 one is a link's).
+var uncallable = []netip.Prefix{
+	netip.MustParsePrefix("240.0.0.0/4"), netip.MustParsePrefix("fd6b:6572:6567::/48"),
+	netip.MustParsePrefix("0.0.0.0/8"), netip.MustParsePrefix("fd00:ec2::254/128"),
+}
 
 // Callable says whether other hosts may be told to call an address: it is none
-// of loopback, multicast, nobody's or this link's, and no virtual one of the mesh.
+// of loopback, multicast, nobody's or this link's, a cloud's metadata service or a
+// virtual one of the mesh. A registry's word must not send callers to theirs.
 func Callable(a netip.Addr) bool { return callable(a, false) }
 
 func callable(a netip.Addr, oneHost bool) bool {
 	a = a.Unmap()
 	switch {
-	case !a.IsValid() || a.IsUnspecified() || a.IsMulticast() || a.Is6() && a.IsLinkLocalUnicast():
+	case !a.IsValid() || a.IsUnspecified() || a.IsMulticast() || a.IsLinkLocalUnicast():
 		return false
 	case a.IsLoopback():
 		return oneHost
 	}
-	return !slices.ContainsFunc(virtual, func(p netip.Prefix) bool { return p.Contains(a) })
+	return !slices.ContainsFunc(uncallable, func(p netip.Prefix) bool { return p.Contains(a) })
 }
 
 // Barred is why a node may not have an instance of a service that a registry

@@ -12,7 +12,7 @@ import (
 // nobody, whatever mtls says, and is no placement on its node.
 func TestAddressesThatNobodyElseCanCall(t *testing.T) {
 	for _, mode := range []MTLS{MTLSStrict, MTLSPermissive, MTLSDisabled} {
-		for _, text := range []string{"127.0.0.1", "127.9.9.9", "0.0.0.0", "224.0.0.1", "240.0.0.7", "255.255.255.255", "::", "::1", "ff02::1", "fe80::1", "::ffff:127.0.0.1", "fd6b:6572:6567::1"} {
+		for _, text := range []string{"127.0.0.1", "127.9.9.9", "0.0.0.0", "224.0.0.1", "240.0.0.7", "255.255.255.255", "::", "::1", "ff02::1", "fe80::1", "::ffff:127.0.0.1", "0.0.0.5", "169.254.169.254", "::ffff:169.254.169.254", "fd00:ec2::254", "fd6b:6572:6567::1"} {
 			bad := at(1, 8080, "http")
 			bad.Addr = netip.AddrPortFrom(netip.MustParseAddr(text), 8080)
 			s, conflicts := Merge(Part{Source: "file", Mesh: &Config{MTLS: mode}}, joined(1, 2), registered(bad, at(2, 8080, "http")))
