@@ -57,6 +57,10 @@ func TestTwoWorkloadsOnTheKernel(t *testing.T) {
 		r.expect(outNS, 0, hostIP+":22", "sshd direct")
 		r.expect(outNS, 0, "["+hostIP6+"]:22", "sshd direct")
 		r.expect("", uidApp, "127.0.0.1:8080", "app direct")
+		for _, uid := range []uint32{0, 2100} { // a check by Consul's agent of this host
+			r.expect("", uid, "127.0.0.1:8080", "app direct")
+			r.expect("", uid, hostIP+":8080", "app direct")
+		}
 
 		dns, err := net.ListenPacket("udp", "127.0.0.1:15053")
 		if err != nil {
