@@ -45,10 +45,11 @@ func Explain(v *View, c Call) Explanation {
 
 func explain(v *View, c Call) Explanation {
 	var e Explanation
+	c, connects := spokenTo(v, c)
 	if v.Service(c.From) == nil {
-		e.add("request", asked(c)+" Nobody knows a service "+strconv.Quote(string(c.From))+".", mesh.Pos{})
+		e.add("request", asked(c, connects)+" Nobody knows a service "+strconv.Quote(string(c.From))+".", mesh.Pos{})
 	} else {
-		e.add("request", asked(c), mesh.Pos{})
+		e.add("request", asked(c, connects), mesh.Pos{})
 	}
 	svc := v.Service(c.To)
 	if svc == nil {
@@ -56,9 +57,7 @@ func explain(v *View, c Call) Explanation {
 		return e
 	}
 	proxy, _ := Compile(v, Node{ID: mesh.ProxyID{Service: c.From, Node: "explain"}})
-	i := slices.IndexFunc(svc.Ports, func(p mesh.Port) bool {
-		return c.Port == "" || p.Name == c.Port || strconv.Itoa(int(p.Number)) == c.Port
-	})
+	i := portAsked(svc, c)
 	if i < 0 {
 		e.add("name", fmt.Sprintf("%s has no port %q.", c.To, c.Port), svc.Pos, portList(svc)...)
 		return e
@@ -66,7 +65,7 @@ func explain(v *View, c Call) Explanation {
 	port := svc.Ports[i]
 	up := proxy.upstream(c.To, port.Number)
 	if up == nil {
-		e.add("listener", fmt.Sprintf("The proxy of %s is not told of %s, since no intention names it: the call meets the catch-all, which answers 403.", c.From, c.To), mesh.Pos{})
+		e.add("listener", fmt.Sprintf("The proxy of %s is not told of %s, since no intention names it: the %s.", c.From, c.To, catchAll(port, c)), mesh.Pos{})
 		d := policy.Decide(v.Intentions(c.To), svc.DefaultIntention, request(v, c, port, c.To, c.Path))
 		e.Fix = allowing(v, c, svc, port, c.Path)
 		e.add("decision", d.Reason+".", d.Pos)
@@ -111,6 +110,7 @@ func (p *Proxy) upstream(name mesh.ServiceName, port uint16) *UpstreamPort {
 // follow goes on from the listener.
 func (e *Explanation) follow(v *View, c Call, svc *mesh.Service, port mesh.Port, up *UpstreamPort) {
 	to, path := up.TCP, c.Path
+	written := v.tcpRule(c, port)
 	if speaksHTTP(port, c) {
 		rule, m := pickRule(up.Route, c)
 		where := rule.Pos
@@ -132,7 +132,7 @@ func (e *Explanation) follow(v *View, c Call, svc *mesh.Service, port mesh.Port,
 			e.add("split", fmt.Sprintf("It is answered %d by the caller's proxy and goes to nobody.", rule.Respond.Status), rule.Pos)
 			return
 		}
-		to, path = rule.To, rewritten(rule.Rewrite, m, c)
+		to, path, written = rule.To, rewritten(rule.Rewrite, m, c), v.ruleOf(c.To, rule.Name)
 		if rule.Rewrite != nil {
 			e.add("route", fmt.Sprintf("The path becomes %s; that is what the destination judges.", path), rule.Pos)
 		}
@@ -142,8 +142,9 @@ func (e *Explanation) follow(v *View, c Call, svc *mesh.Service, port mesh.Port,
 	for _, w := range to {
 		i := slices.IndexFunc(up.Clusters, func(c *Cluster) bool { return c.Name == w.Cluster })
 		clusters = append(clusters, up.Clusters[i])
-		e.add("split", fmt.Sprintf("%s takes %s %%.", w.Cluster, strconv.FormatFloat(float64(w.Weight)/100, 'f', -1, 64)), mesh.Pos{})
+		e.add("split", fmt.Sprintf("%s takes %s %%.", w.Cluster, percent(w.Weight)), mesh.Pos{})
 	}
+	e.givenAway(written, up)
 	for _, cl := range clusters {
 		e.cluster(v, cl)
 	}

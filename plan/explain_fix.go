@@ -10,8 +10,12 @@ import (
 )
 
 // asked is a call in one line.
-func asked(c Call) string {
-	text := fmt.Sprintf("%s calls %s", c.From, c.To)
+func asked(c Call, connects bool) string {
+	verb := "calls"
+	if connects {
+		verb = "connects to"
+	}
+	text := fmt.Sprintf("%s %s %s", c.From, verb, c.To)
 	if c.Port != "" {
 		text += ", port " + c.Port
 	}

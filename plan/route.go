@@ -123,10 +123,7 @@ func (r *router) resolve(rule *mesh.Rule, matches []mesh.Match, port mesh.Port) 
 func (r *router) tcp(port mesh.Port) []Weighted {
 	for i := range r.rules() {
 		rule := &r.route.Rules[i]
-		if rule.Port != "" && rule.Port != port.Name || rule.Redirect != nil || rule.Respond != nil {
-			continue
-		}
-		if matches, ok := r.matches(rule); !ok || len(matches) > 0 || len(rule.To) == 0 {
+		if !r.splits(rule, port) {
 			continue
 		}
 		if to := r.targets(rule, port); to != nil {
@@ -134,6 +131,15 @@ func (r *router) tcp(port mesh.Port) []Weighted {
 		}
 	}
 	return []Weighted{{clusterName(r.svc.Name, "", port.Number), 10000}}
+}
+
+// splits says whether a rule says where the connections to a port go.
+func (r *router) splits(rule *mesh.Rule, port mesh.Port) bool {
+	if rule.Port != "" && rule.Port != port.Name || rule.Redirect != nil || rule.Respond != nil {
+		return false
+	}
+	matches, ok := r.matches(rule)
+	return ok && len(matches) == 0 && len(rule.To) > 0
 }
 
 // check reports what is wrong with the route as a whole.
