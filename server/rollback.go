@@ -59,7 +59,7 @@ func (s *Server) rollback(r *http.Request) (any, error) {
 	if n == 0 {
 		return nil, noGeneration(fmt.Errorf("%w from before the one in force", file.ErrNoGeneration))
 	}
-	out, err := s.change(r.Context(), "rolled back", func(ctx context.Context) (config.Diagnostics, error) {
+	out, err := s.change(r.Context(), "rolled back", func(ctx context.Context) (file.Step, config.Diagnostics, error) {
 		return s.files.Rollback(ctx, n, s.checkAgain)
 	})
 	if err != nil {

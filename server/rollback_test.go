@@ -1,12 +1,16 @@
 package server
 
 import (
+	"context"
+	"errors"
 	"net/http"
 	"strings"
 	"testing"
 
 	"github.com/kerege/kerege/api"
+	"github.com/kerege/kerege/config"
 	"github.com/kerege/kerege/e2e/xdsim"
+	"github.com/kerege/kerege/registry/file"
 )
 
 func TestRollback(t *testing.T) {
@@ -74,5 +78,23 @@ func TestRollbackNeedsNoRegistry(t *testing.T) {
 	}
 	if a := local[api.Applied](r, "POST", "/v1/rollback", ""); a.Generation != 5 || a.Of != 1 {
 		t.Errorf("a second one does not go further back: %+v", a)
+	}
+}
+
+// What comes after an apply, before it has answered, is not in its answer.
+func TestAnApplyTellsItsOwnGeneration(t *testing.T) {
+	r := newRig(t).start()
+	r.write(files + bank)
+	a, err := r.s.change(t.Context(), "applied", func(ctx context.Context) (file.Step, config.Diagnostics, error) {
+		step, diags, err := r.s.files.Apply(ctx)
+		_, _, other := r.s.files.Rollback(ctx, 1, r.s.checkAgain)
+		return step, diags, errors.Join(err, other)
+	})
+	noError(t, err)
+	if a.Generation != 2 || a.Previous != 1 || a.Of != 0 {
+		t.Errorf("%+v", a)
+	}
+	if !strings.Contains(r.log.String(), "applied: generation=2 previous=1") {
+		t.Error("the audit log says another")
 	}
 }

@@ -79,7 +79,7 @@ func TestFilesAreAppliedAtTheStartAndWhenTold(t *testing.T) {
 	}
 	applied := make(chan error, 1)
 	go func() {
-		diags, err := s.Apply(t.Context())
+		_, diags, err := s.Apply(t.Context())
 		if err == nil {
 			err = diags.Err()
 		}
@@ -103,7 +103,7 @@ func TestFilesAreAppliedAtTheStartAndWhenTold(t *testing.T) {
 	_ = os.Remove(mesh1 + "/b.hcl")
 
 	write(t, mesh1+"/b.hcl", "service \"web\" {\n  protocl = \"http\"\n}\n")
-	diags, err := s.Apply(t.Context())
+	_, diags, err := s.Apply(t.Context())
 	if err != nil || !diags.HasErrors() {
 		t.Errorf("a wrong file was applied: %v, %v", diags, err)
 	}

@@ -78,7 +78,7 @@ func (s *Source) look() {
 	if len(differs) == 0 && refused == nil {
 		return
 	}
-	if _, err := s.load(true); err != nil {
+	if _, _, err := s.load(true); err != nil {
 		s.log.Error("the mesh's files are not applied", "error", err)
 	}
 }

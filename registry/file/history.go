@@ -93,32 +93,33 @@ func (s *Source) Past(n uint64) (*config.Mesh, config.Diagnostics, error) {
 // and whatever the registries do. They are passed over from then on, over restarts
 // too, until they are applied (or, where they are watched, until they change).
 // check is Options.Check of it. It returns once the hub has it.
-func (s *Source) Rollback(ctx context.Context, n uint64, check func(*config.Mesh) config.Diagnostics) (config.Diagnostics, error) {
-	diags, err := s.rollback(n, check)
+func (s *Source) Rollback(ctx context.Context, n uint64, check func(*config.Mesh) config.Diagnostics) (Step, config.Diagnostics, error) {
+	step, diags, err := s.rollback(n, check)
 	if err != nil || diags.HasErrors() {
-		return diags, err
+		return step, diags, err
 	}
-	return diags, s.arrived(ctx)
+	return step, diags, s.arrived(ctx, step.Now.Counter)
 }
 
-func (s *Source) rollback(n uint64, check func(*config.Mesh) config.Diagnostics) (config.Diagnostics, error) {
+func (s *Source) rollback(n uint64, check func(*config.Mesh) config.Diagnostics) (Step, config.Diagnostics, error) {
 	s.applying.Lock()
 	defer s.applying.Unlock()
 	m, diags, err := s.Past(n)
 	if err != nil {
-		return nil, err
+		return s.still(), nil, err
 	}
 	if m != nil {
 		diags = append(diags, check(m)...)
 	}
 	if diags.HasErrors() {
-		return diags, nil
+		return s.still(), diags, nil
 	}
 	instead := ""
 	if now, _ := config.Load(s.opt.Paths...); now != nil {
 		instead = now.Hash
 	}
-	return diags, s.accept(m, pin{Of: n, Instead: instead})
+	step, err := s.accept(m, pin{Of: n, Instead: instead})
+	return step, diags, err
 }
 
 // pin keeps the files on disk from being applied by themselves after a rollback.
@@ -147,7 +148,7 @@ func (s *Source) counters() []uint64 {
 	var all []uint64
 	for _, e := range entries {
 		name, is := strings.CutSuffix(e.Name(), ".json")
-		if n, err := strconv.ParseUint(name, 10, 64); is && err == nil {
+		if n, err := strconv.ParseUint(name, 10, 63); is && err == nil { // 63 bits: the API says it as an int
 			all = append(all, n)
 		}
 	}
@@ -155,10 +156,13 @@ func (s *Source) counters() []uint64 {
 	return all
 }
 
-// newest is the last number that was given, should the state itself be lost.
+// newest is the last number that was given, should the state itself be lost. A
+// file that is no generation has only its name to say for itself.
 func (s *Source) newest() uint64 {
-	if all := s.counters(); len(all) > 0 {
-		return all[len(all)-1]
+	for _, n := range slices.Backward(s.counters()) {
+		if _, err := s.readPast(n); err == nil {
+			return n
+		}
 	}
 	return 0
 }
@@ -186,8 +190,8 @@ func (s *Source) readPast(n uint64) (kept, error) {
 
 // remember puts a generation among those that a rollback can bring back, and
 // forgets the oldest.
-func (s *Source) remember(n uint64, text []byte) error {
-	if err := replace(s.pastFile(n), text); err != nil {
+func (s *Source) remember(added uint64, text []byte) error {
+	if err := s.replace(s.pastFile(added), text); err != nil {
 		return err
 	}
 	bytes, count := int64(0), 0
@@ -197,7 +201,7 @@ func (s *Source) remember(n uint64, text []byte) error {
 			continue
 		}
 		count++
-		if bytes += info.Size(); count > 2 && (count > keptGenerations || bytes > keptBytes) {
+		if bytes += info.Size(); n != added && count > 2 && (count > keptGenerations || bytes > keptBytes) {
 			if err := os.Remove(s.pastFile(n)); err != nil {
 				s.log.Warn("an old generation is not removed", "generation", n, "error", err)
 			}

@@ -38,7 +38,7 @@ func newDeep(t *testing.T, n int) *deep {
 	return d
 }
 
-func errOf(diags config.Diagnostics, err error) error { return errors.Join(err, diags.Err()) }
+func errOf(_ Step, diags config.Diagnostics, err error) error { return errors.Join(err, diags.Err()) }
 
 // do runs what waits for the hub, and is the hub.
 func (d *deep) do(f func() error) {
@@ -121,10 +121,10 @@ func TestRollback(t *testing.T) {
 
 func TestRollbackThatIsNone(t *testing.T) {
 	d := newDeep(t, 2)
-	if _, err := d.Rollback(t.Context(), 9, unchecked); !errors.Is(err, ErrNoGeneration) {
+	if _, _, err := d.Rollback(t.Context(), 9, unchecked); !errors.Is(err, ErrNoGeneration) {
 		t.Errorf("to what is not kept: %v", err)
 	}
-	diags, err := d.Rollback(t.Context(), 1, func(*config.Mesh) config.Diagnostics {
+	_, diags, err := d.Rollback(t.Context(), 1, func(*config.Mesh) config.Diagnostics {
 		return config.Diagnostics{{Severity: config.Error, Message: "no"}}
 	})
 	if err != nil || !diags.HasErrors() {
@@ -136,7 +136,7 @@ func TestRollbackThatIsNone(t *testing.T) {
 	}
 	d.now(2, 0, "s2")
 	write(t, d.pastFile(1), "{")
-	if _, err := d.Rollback(t.Context(), 1, unchecked); err == nil {
+	if _, _, err := d.Rollback(t.Context(), 1, unchecked); err == nil {
 		t.Error("a damaged generation is taken")
 	}
 	if got := d.History(); len(got) != 1 || got[0].Counter != 2 {

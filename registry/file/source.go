@@ -54,6 +54,14 @@ type Source struct {
 	delivered chan struct{} // closed when sent changes
 	poke      chan struct{}
 	restored  bool
+
+	replace func(path string, text []byte) error // writes a file whole
+}
+
+// Step is what one change of the generation did, whatever came after it.
+type Step struct {
+	Before, Now Generation // the same where nothing changed
+	Of          uint64     // the generation that Now is again, by a rollback; 0: files that were applied
 }
 
 // New makes a source; nothing is read before Watch or Apply.
@@ -67,7 +75,7 @@ func New(opt Options) *Source {
 	if opt.Part == nil {
 		opt.Part = (*config.Mesh).Part
 	}
-	return &Source{opt: opt, log: opt.Logger, poke: make(chan struct{}, 1), delivered: make(chan struct{})}
+	return &Source{opt: opt, log: opt.Logger, poke: make(chan struct{}, 1), delivered: make(chan struct{}), replace: replace}
 }
 
 // Name is "file", which is also the source of its part.
@@ -80,7 +88,7 @@ func (s *Source) KeepsItself() {}
 // reports each generation until ctx ends. With neither it fails, to be started
 // again.
 func (s *Source) Watch(ctx context.Context, out chan<- mesh.Part) error {
-	if diags, err := s.load(true); s.now() == nil {
+	if _, diags, err := s.load(true); s.now() == nil {
 		if err == nil {
 			err = diags
 		}
@@ -116,23 +124,25 @@ func (s *Source) Watch(ctx context.Context, out chan<- mesh.Part) error {
 
 // Load reads the files as Watch begins by doing, for a server that must know the
 // mesh before it starts: what is refused leaves the kept generation in force.
-func (s *Source) Load() (config.Diagnostics, error) { return s.load(true) }
+func (s *Source) Load() (config.Diagnostics, error) {
+	_, diags, err := s.load(true)
+	return diags, err
+}
 
 // Apply reads the files and, when they are right, makes them the next
 // generation. It returns once the hub has them, with what there is to say about
 // them; an error says that they are right but not in force.
-func (s *Source) Apply(ctx context.Context) (config.Diagnostics, error) {
-	diags, err := s.load(false)
+func (s *Source) Apply(ctx context.Context) (Step, config.Diagnostics, error) {
+	step, diags, err := s.load(false)
 	if err != nil || diags.HasErrors() {
-		return diags, err
+		return step, diags, err
 	}
-	return diags, s.arrived(ctx)
+	return step, diags, s.arrived(ctx, step.Now.Counter)
 }
 
-// arrived waits until the hub has the generation in force.
-func (s *Source) arrived(ctx context.Context) error {
+// arrived waits until the hub has a generation, or one after it.
+func (s *Source) arrived(ctx context.Context, want uint64) error {
 	s.mu.Lock()
-	want := s.gen.Counter
 	for s.sent < want {
 		wait := s.delivered
 		s.mu.Unlock()
@@ -185,7 +195,7 @@ var errEmptied = errors.New("all files are gone, which is taken for a directory 
 // of them are gone is not believed, and at the start of the server the kept
 // generation stands in for files that are refused. The error says that they
 // could not be taken although their text is right.
-func (s *Source) load(unasked bool) (config.Diagnostics, error) {
+func (s *Source) load(unasked bool) (Step, config.Diagnostics, error) {
 	s.applying.Lock()
 	defer s.applying.Unlock()
 	if unasked {
@@ -199,17 +209,25 @@ func (s *Source) load(unasked bool) (config.Diagnostics, error) {
 		}
 	}
 	if unasked && s.passesOver(m) {
-		return nil, nil
+		return s.still(), nil, nil
 	}
 	if diags.HasErrors() {
 		s.refuse(diags)
-		return diags, nil
+		return s.still(), diags, nil
 	}
 	if was := s.now(); unasked && was != nil && len(m.Sources) == 0 && len(was.Sources) > 0 {
 		s.refuse(errEmptied)
-		return diags, nil
+		return s.still(), diags, nil
 	}
-	return diags, s.accept(m, pin{})
+	step, err := s.accept(m, pin{})
+	return step, diags, err
+}
+
+// still is the step of what leaves everything as it is. applying is held.
+func (s *Source) still() Step {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return Step{Before: s.gen, Now: s.gen, Of: s.pin.Of}
 }
 
 // passesOver says whether a rollback keeps the files on disk, which nobody asked
@@ -237,9 +255,9 @@ func (s *Source) refuse(why error) {
 }
 
 // accept makes a mesh the current one, on disk first.
-func (s *Source) accept(m *config.Mesh, p pin) error {
+func (s *Source) accept(m *config.Mesh, p pin) (Step, error) {
 	s.mu.Lock()
-	gen, same := s.gen, s.current != nil && s.gen.Hash == m.Hash
+	before, gen, same := s.gen, s.gen, s.current != nil && s.gen.Hash == m.Hash
 	if same && p.Of > 0 {
 		p.Of = s.pin.Of
 		if p.Of == 0 {
@@ -254,7 +272,7 @@ func (s *Source) accept(m *config.Mesh, p pin) error {
 	}
 	if !same || repin {
 		if err := s.keep(gen, applied, m, p); err != nil {
-			return err
+			return s.still(), err
 		}
 	}
 	s.mu.Lock()
@@ -267,7 +285,7 @@ func (s *Source) accept(m *config.Mesh, p pin) error {
 		s.log.Info("a generation of the mesh's files is in force", "generation", gen.Counter, "hash", gen.Hash, "files", len(m.Sources))
 		s.wake()
 	}
-	return nil
+	return Step{Before: before, Now: gen, Of: p.Of}, nil
 }
 
 func (s *Source) now() *config.Mesh {

@@ -29,16 +29,28 @@ type kept struct {
 
 const stateVersion = 1
 
+// keep writes the state last: it alone says what the next start takes, so what
+// fails before has changed nothing.
 func (s *Source) keep(gen Generation, applied time.Time, m *config.Mesh, p pin) error {
 	if s.opt.State == "" {
 		return nil
 	}
 	text, err := json.Marshal(kept{stateVersion, gen, applied, p, m.Sources})
-	if err == nil {
-		err = replace(s.opt.State, text)
-	}
-	if err == nil && gen.Counter > s.newest() {
+	fresh := gen.Counter > s.newest()
+	if err == nil && fresh {
 		err = s.remember(gen.Counter, text)
+	}
+	if err == nil {
+		err = s.replace(s.opt.State, text)
+		if now, readErr := os.ReadFile(s.opt.State); err != nil && readErr == nil && bytes.Equal(now, text) {
+			s.log.Warn("a generation is in its place, and whether it is on disk is not known", "generation", gen.Counter, "error", err)
+			err = nil
+		}
+		if err != nil && fresh {
+			if gone := os.Remove(s.pastFile(gen.Counter)); gone != nil {
+				s.log.Warn("a generation that is not in force is among those that are kept", "generation", gen.Counter, "error", gone)
+			}
+		}
 	}
 	if err != nil {
 		return fmt.Errorf("keeping generation %d: %w", gen.Counter, err)
