@@ -1,199 +1,237 @@
-package cut
+package server
 
 import (
+	"bytes"
+	"context"
 	"fmt"
-	"net/netip"
 	"slices"
+	"strings"
 	"time"
 
+	"github.com/kerege/kerege/api"
+	"github.com/kerege/kerege/config"
 	"github.com/kerege/kerege/mesh"
+	"github.com/kerege/kerege/plan"
+	"github.com/kerege/kerege/xds/delta"
 )
 
-// event is what Envoy says of one connection, or of a call on it.
-type event struct {
-	place
-	rules string
-	uri   string // of the caller's certificate; "": none
-	http  bool
-	call  call // where http
-	began time.Time
-	over  bool
+// plan is POST /v1/plan: what the files as they are on disk would change.
+func (s *Server) plan() (api.Plan, error) {
+	m, diags := config.Load(s.cfg.MeshPaths...)
+	if m != nil {
+		diags = append(diags, m.Unsupported...)
+		diags = append(diags, s.check(m)...)
+	}
+	return s.planOf(m, diags, s.files.Differs())
 }
 
-// take remembers what is open and forgets what is over. What is not allowed any
-// more is cut at once: it was let in a moment before the rules changed.
-func (p *Proxy) take(list []event) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	l := newLook()
-	for _, e := range list {
-		if e.over {
-			p.over(e)
-			continue
+// planOf is what a mesh would change, or why it cannot be applied.
+func (s *Server) planOf(m *config.Mesh, diags config.Diagnostics, differs []string) (api.Plan, error) {
+	gen, _ := s.files.Current()
+	out := api.Plan{Generation: int(gen.Counter), Calls: []api.CallChange{}, Proxies: []api.ProxyChange{}, Files: listed(differs),
+		Warnings: []api.Diagnostic{}, Diagnostics: []api.Diagnostic{}}
+	old := s.hub.Snapshot()
+	if m != nil {
+		diags = append(diags, besides(config.CatalogWarnings(m, instancesOf(old)), diags)...)
+	}
+	out.Warnings, out.Diagnostics = diagnostics(diags)
+	if len(out.Diagnostics) > 0 {
+		return out, nil
+	}
+	then, _ := old.With(s.opt.Part(m))
+	warnings, _ := diagnostics(disagreements(m, then))
+	out.Warnings = append(out.Warnings, warnings...)
+	calls, _ := plan.Changes(old, then, nil)
+	for _, c := range calls {
+		now, after := c.Now, c.Then
+		if c.Loses() {
+			after = "refused"
 		}
-		c := p.remember(e)
-		if c == nil {
-			continue
-		}
-		p.judge(e.place, c, map[call]bool{e.call: true}, l)
-		if e.http && len(c.calls) == 0 {
-			p.forget(e.place, c)
-		}
+		out.Calls = append(out.Calls, api.CallChange{From: string(c.From), To: string(c.To) + portSuffix(c.Port), Now: now, Then: after, Open: c.Open, Where: where(c.Pos)})
 	}
-	p.tell(l)
-}
-
-func (p *Proxy) over(e event) {
-	c := p.open[e.place]
-	if c == nil {
-		return
-	}
-	if !e.http {
-		p.forget(e.place, c)
-		return
-	}
-	if c.calls[e.call] {
-		delete(c.calls, e.call)
-		p.use(c.caller, usage{calls: -1, bytes: -e.call.size()})
-	}
-	if len(c.calls) == 0 {
-		p.forget(e.place, c) // it may be asked again; then it is told of again
-	}
-}
-
-// remember returns nil where nothing is to be judged. What there is no room for is
-// judged now and each time that Envoy tells of it, and is not remembered.
-func (p *Proxy) remember(e event) *connection {
-	caller, err := identify(e.uri)
+	have, want, err := s.planner.setsFor(then)
 	if err != nil {
-		p.once(err, "a caller's certificate cannot be read; its connections are not watched")
-		return nil
+		return out, err
 	}
-	c := p.open[e.place]
-	if c != nil && (c.caller != caller || c.http != e.http || c.rules != e.rules || !e.http && !c.since.Equal(e.began)) {
-		p.forget(e.place, c) // another connection from the same port
-		c = nil
-	}
-	if c == nil {
-		s, found, err := p.find(e.place)
-		if err != nil {
-			p.once(err, "the socket of an open connection cannot be found; it would not be cut")
-		}
-		if err != nil || !found {
-			return nil
-		}
-		c = &connection{socket: s, caller: caller, rules: e.rules, http: e.http, calls: map[call]bool{}, since: e.began}
-		if !p.room(caller, usage{connections: 1}) {
-			p.counts.Unwatched++
-			return c
-		}
-		p.open[e.place] = c
-		p.use(caller, usage{connections: 1})
-	}
-	if e.http && !c.calls[e.call] && p.open[e.place] == c {
-		more := usage{calls: 1, bytes: e.call.size()}
-		if !p.room(caller, more) {
-			p.counts.Unwatched++
-			return c
-		}
-		c.calls[e.call] = true
-		p.use(caller, more)
-	}
-	return c
+	out.Proxies = proxyChanges(have, want)
+	out.Changes = len(out.Files) > 0 || len(out.Calls) > 0 || len(out.Proxies) > 0
+	return out, nil
 }
 
-// usage is what connections take of what may be remembered.
-type usage struct{ connections, calls, bytes int }
-
-func (u usage) add(v usage) usage {
-	return usage{u.connections + v.connections, u.calls + v.calls, u.bytes + v.bytes}
-}
-
-func (p *Proxy) use(caller mesh.Identity, more usage) {
-	p.all = p.all.add(more)
-	if sum := p.by[caller].add(more); sum != (usage{}) {
-		p.by[caller] = sum
-	} else {
-		delete(p.by, caller)
-	}
-}
-
-// room says whether a caller may take more: its own share never exceeds what it
-// leaves to all others, so that none can fill the memory alone.
-func (p *Proxy) room(caller mesh.Identity, more usage) bool {
-	own, all := p.by[caller].add(more), p.all.add(more)
-	return own.connections <= maxConnections-all.connections && own.calls <= maxCalls-all.calls && own.bytes <= maxCallBytes-all.bytes
-}
-
-func identify(uri string) (mesh.Identity, error) {
-	if uri == "" {
-		return mesh.Identity{}, nil
-	}
-	return mesh.ParseIdentity(uri)
-}
-
-// find is the socket of a connection that Envoy took.
-func (p *Proxy) find(at place) (s socket, found bool, err error) {
-	k, err := p.reach()
-	if err != nil {
-		return s, false, err
-	}
-	port := at.to.Port()
-	if p.cfg.InboundPort != 0 {
-		port = p.cfg.InboundPort
-	} else if !slices.Contains(p.cfg.Accept, port) {
-		return s, false, nil
-	}
-	// A captured connection's socket has another address than its peer called: mostly
-	// the same host address, else one that others had too.
-	for _, local := range []netip.Addr{at.to.Addr(), p.near} {
-		if !local.IsValid() || local.Is4() != at.peer.Addr().Is4() {
-			continue
-		}
-		if s, found, err = k.find(netip.AddrPortFrom(local, port), at.peer); found || err != nil {
-			return s, found, err
-		}
-	}
-	list, err := k.search(port, at.peer)
-	if err != nil || len(list) == 0 {
-		return s, false, err
-	}
-	if len(list) > 1 {
-		return s, false, fmt.Errorf("%d connections come from %s: which one is which is not known", len(list), at.peer)
-	}
-	p.near = list[0].local()
-	return list[0], true, nil
-}
-
-// destroy says that the socket is gone where it has ended by itself.
-func (p *Proxy) destroy(s socket) (gone bool, err error) {
-	k, err := p.reach()
-	if err != nil {
-		return false, err
-	}
-	return k.destroy(s)
-}
-
-// kernel is the sockets of one network namespace.
-type kernel interface {
-	find(local, peer netip.AddrPort) (socket, bool, error)
-	search(port uint16, peer netip.AddrPort) ([]socket, error)
-	cookies() (map[uint64]bool, error)
-	destroy(socket) (gone bool, err error)
-	close()
-}
-
-// reach opens the way to the kernel where it is not yet; mu is held.
-func (p *Proxy) reach() (kernel, error) {
-	if p.kernel != nil {
-		return p.kernel, nil
-	}
-	err := p.cfg.Enter(func() error {
-		d, err := openDiag()
-		if err == nil {
-			p.kernel = d
-		}
-		return err
+// besides leaves out the warnings about what an error speaks of already.
+func besides(warnings, errs config.Diagnostics) config.Diagnostics {
+	return slices.DeleteFunc(warnings, func(w config.Diagnostic) bool {
+		return slices.ContainsFunc(errs, func(e config.Diagnostic) bool {
+			return e.Severity == config.Error && e.File == w.File && e.Line == w.Line
+		})
 	})
-	return p.kernel, err
+}
+
+func portSuffix(port string) string {
+	if port == "" {
+		return ""
+	}
+	return ":" + port
+}
+
+func instancesOf(snap *mesh.Snapshot) []mesh.Instance {
+	var all []mesh.Instance
+	for _, name := range snap.Services() {
+		for _, in := range snap.Instances(name) {
+			all = append(all, *in)
+		}
+	}
+	return all
+}
+
+// diagnostics splits findings into warnings and what stops an apply.
+func diagnostics(all config.Diagnostics) (warnings, errs []api.Diagnostic) {
+	warnings, errs = []api.Diagnostic{}, []api.Diagnostic{}
+	for _, d := range all {
+		var text bytes.Buffer
+		if err := (config.Diagnostics{d}).WriteText(&text, false); err != nil {
+			fmt.Fprintln(&text, d.Message)
+		}
+		v := api.Diagnostic{Severity: string(d.Severity), Code: d.Code, Where: d.Position.String(), Summary: d.Message, Detail: d.Fix, Text: text.String()}
+		if d.Severity == config.Error {
+			errs = append(errs, v)
+		} else {
+			warnings = append(warnings, v)
+		}
+	}
+	return warnings, errs
+}
+
+// proxyChanges compares what proxies have with what they would be sent, byte for byte.
+func proxyChanges(have, want map[mesh.ProxyID]*delta.Set) []api.ProxyChange {
+	all := []api.ProxyChange{}
+	for id, now := range have {
+		was, is := flat(now), flat(want[id])
+		c := api.ProxyChange{Proxy: id.String(), Changed: []string{}, Removed: []string{}, Drains: []string{}}
+		for key, version := range is {
+			if was[key] == version {
+				continue
+			}
+			c.Changed = append(c.Changed, key)
+			if _, had := was[key]; had && strings.HasPrefix(key, "Listener ") {
+				c.Drains = append(c.Drains, strings.TrimPrefix(key, "Listener "))
+			}
+		}
+		for key := range was {
+			if _, stays := is[key]; !stays {
+				c.Removed = append(c.Removed, key)
+				if name, is := strings.CutPrefix(key, "Listener "); is {
+					c.Drains = append(c.Drains, name)
+				}
+			}
+		}
+		if len(c.Changed)+len(c.Removed) == 0 {
+			continue
+		}
+		slices.Sort(c.Changed)
+		slices.Sort(c.Removed)
+		slices.Sort(c.Drains)
+		all = append(all, c)
+	}
+	slices.SortFunc(all, func(a, b api.ProxyChange) int { return strings.Compare(a.Proxy, b.Proxy) })
+	return all
+}
+
+// flat is a set as "<type> <name>" to version.
+func flat(set *delta.Set) map[string]string {
+	out := map[string]string{}
+	if set == nil {
+		return out
+	}
+	for _, g := range set.Groups {
+		for _, r := range g.Resources {
+			out[shortType(r.Type)+" "+r.Name] = r.Version
+		}
+	}
+	return out
+}
+
+// acknowledgeWithin is how long apply waits for proxies before it answers with
+// how many have acknowledged.
+const acknowledgeWithin = 3 * time.Second
+
+// apply is POST /v1/apply: all files or none, then a while for the proxies.
+func (s *Server) apply(ctx context.Context) (api.Applied, error) {
+	return s.change(ctx, "applied", s.files.Apply)
+}
+
+// change makes another generation the one in force, and waits for the proxies.
+func (s *Server) change(ctx context.Context, event string, take func(context.Context) (config.Diagnostics, error)) (api.Applied, error) {
+	began := s.now()
+	before, _ := s.files.Current()
+	diags, err := take(ctx)
+	if err != nil {
+		return api.Applied{}, err
+	}
+	out := api.Applied{Previous: int(before.Counter)}
+	out.Warnings, out.Diagnostics = diagnostics(diags)
+	if len(out.Diagnostics) > 0 {
+		out.Generation = out.Previous
+		return out, nil
+	}
+	if err := s.hub.Settle(ctx); err != nil {
+		return out, fmt.Errorf("waiting for the registry to take generation in: %w", err)
+	}
+	after, _ := s.files.Current()
+	out.Generation, out.Of = int(after.Counter), int(s.files.RolledBack())
+	if out.Frozen = s.frost.is() != nil; !out.Frozen {
+		s.acknowledged(ctx, &out)
+	}
+	out.Seconds = s.now().Sub(began).Seconds()
+	fields := []any{"generation", out.Generation, "previous", out.Previous, "proxies", out.Proxies, "acknowledged", out.Acknowledged, "refused", out.Refused}
+	if out.Of > 0 {
+		fields = append(fields, "of", out.Of)
+	}
+	s.log.Named("audit").Info(event, fields...)
+	return out, nil
+}
+
+// refusedFor is how long nothing may be on its way to a proxy that has refused
+// something, until that is taken for its answer: a refusal of an earlier update
+// still stands in its row while the next is being sent.
+const refusedFor = 250 * time.Millisecond
+
+// acknowledged waits until every connected proxy has answered for what it should have.
+func (s *Server) acknowledged(ctx context.Context, out *api.Applied) {
+	s.planner.settle(ctx, s.hub.Snapshot())
+	deadline := s.now().Add(acknowledgeWithin)
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	var quiet time.Time // since when nothing is on its way
+	for {
+		counts, now := s.ads.Counts(), s.now()
+		out.Proxies, out.Acknowledged, out.Refused = counts[delta.Synced]+counts[delta.Stale]+counts[delta.Nacked], counts[delta.Synced], counts[delta.Nacked]
+		switch {
+		case counts[delta.Stale] > 0:
+			quiet = time.Time{}
+		case quiet.IsZero():
+			quiet = now
+		}
+		if out.Acknowledged == out.Proxies || !quiet.IsZero() && now.Sub(quiet) >= refusedFor || now.After(deadline) {
+			return
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
+}
+
+// Reload is what SIGHUP asks for: apply, with the findings in the log.
+func (s *Server) Reload(ctx context.Context) {
+	a, err := s.apply(ctx)
+	switch {
+	case err != nil:
+		s.log.Error("reload failed", "error", err)
+	case len(a.Diagnostics) > 0:
+		for _, d := range a.Diagnostics {
+			s.log.Error("the mesh files are refused; the generation before goes on", "where", d.Where, "what", d.Summary, "fix", d.Detail)
+		}
+	}
 }
