@@ -12,6 +12,7 @@ import (
 	"github.com/kerege/kerege/config"
 	"github.com/kerege/kerege/mesh"
 	"github.com/kerege/kerege/plan"
+	"github.com/kerege/kerege/registry/file"
 	"github.com/kerege/kerege/xds/delta"
 )
 
@@ -161,24 +162,21 @@ func (s *Server) apply(ctx context.Context) (api.Applied, error) {
 }
 
 // change makes another generation the one in force, and waits for the proxies.
-func (s *Server) change(ctx context.Context, event string, take func(context.Context) (config.Diagnostics, error)) (api.Applied, error) {
+func (s *Server) change(ctx context.Context, event string, take func(context.Context) (file.Step, config.Diagnostics, error)) (api.Applied, error) {
 	began := s.now()
-	before, _ := s.files.Current()
-	diags, err := take(ctx)
+	step, diags, err := take(ctx)
 	if err != nil {
 		return api.Applied{}, err
 	}
-	out := api.Applied{Previous: int(before.Counter)}
+	out := api.Applied{Previous: int(step.Before.Counter), Generation: int(step.Now.Counter)}
 	out.Warnings, out.Diagnostics = diagnostics(diags)
 	if len(out.Diagnostics) > 0 {
-		out.Generation = out.Previous
 		return out, nil
 	}
+	out.Of = int(step.Of)
 	if err := s.hub.Settle(ctx); err != nil {
 		return out, fmt.Errorf("waiting for the registry to take generation in: %w", err)
 	}
-	after, _ := s.files.Current()
-	out.Generation, out.Of = int(after.Counter), int(s.files.RolledBack())
 	if out.Frozen = s.frost.is() != nil; !out.Frozen {
 		s.acknowledged(ctx, &out)
 	}
