@@ -55,7 +55,8 @@ func (a *Agent) startProxy(ctx context.Context, w *workload) (*running, error) {
 		File: a.resourcesFile(w), Key: a.key, Servers: a.conn(),
 		Notify: func() { poke(a.poked) }, Shown: open.Shown, Logger: a.log.Named("relay"),
 	})
-	g := grpc.NewServer(grpc.MaxRecvMsgSize(64<<20), grpc.MaxSendMsgSize(64<<20),
+	// Who sends here is the proxy's user: what it can make this process hold is bounded.
+	g := grpc.NewServer(grpc.MaxRecvMsgSize(4<<20), grpc.MaxSendMsgSize(64<<20), grpc.MaxConcurrentStreams(256),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}))
 	p.Register(g)
 	open.Register(g)

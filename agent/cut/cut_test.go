@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
@@ -184,29 +185,86 @@ func TestWhatTheKernelRefusesIsSaidOnceAndTriedAgain(t *testing.T) {
 func TestWhatIsRememberedIsBounded(t *testing.T) {
 	p, _ := testProxy()
 	tell(t, p, "", allow("web"))
-	for i := range maxCalls + 5 {
+	const share = maxCalls / 2
+	for i := range share + 5 {
 		p.take([]event{asking(from(1, "web"), int64(i), "GET", "/")})
 	}
-	if p.calls != maxCalls || p.counts.Unwatched != 5 {
-		t.Errorf("%d calls, %+v", p.calls, p.Counts())
+	if p.all.calls != share || p.counts.Unwatched != 5 {
+		t.Errorf("%+v, %+v", p.all, p.Counts())
 	}
 	p.take([]event{asking(from(2, "web"), 1, "GET", "/")})
 	if c := p.Counts(); c.Open != 1 || c.Unwatched != 6 {
 		t.Errorf("a connection without a call is remembered: %+v", c)
 	}
-	for i := range maxCalls {
+	for i := range share {
 		p.take([]event{ended(asking(from(1, "web"), int64(i), "GET", "/"))})
 	}
-	if p.calls != 0 || p.bytes != 0 || len(p.open) != 0 {
-		t.Errorf("left are %d calls, %d bytes, %d connections", p.calls, p.bytes, len(p.open))
+	if p.all != (usage{}) || len(p.by)+len(p.open) != 0 {
+		t.Errorf("left are %+v, of callers %v, %d connections", p.all, p.by, len(p.open))
 	}
-	long := "/" + strings.Repeat("x", 60<<10)
-	for i := range 2 * maxCallBytes / len(long) {
-		p.take([]event{asking(from(uint16(i+1), "web"), 1, "GET", long)})
+}
+
+// A caller that may call must not keep others' calls, or its own, from being cut
+// by filling the memory of what is open.
+func TestNoCallerFillsTheMemoryAlone(t *testing.T) {
+	p, k := testProxy()
+	tell(t, p, "", allow("*"))
+	long := "/" + strings.Repeat("x", 56<<10)
+	fill := func(who string, first int) {
+		for i := range 2 * maxCallBytes / len(long) {
+			p.take([]event{asking(from(uint16(first+i), who), 1, "GET", long)})
+		}
 	}
-	if p.bytes > maxCallBytes {
-		t.Errorf("%d bytes are remembered", p.bytes)
+	fill("evil", 1)
+	fill("worse", 10_000)
+	if p.all.bytes > maxCallBytes*4/5 || p.counts.Unwatched == 0 {
+		t.Errorf("%+v are remembered, %+v", p.all, p.counts)
 	}
+	p.take([]event{asking(from(40_001, "web"), 1, "GET", "/x"), from(40_002, "web")})
+	tell(t, p, "", allow("evil", "worse"))
+	wantCut(t, k, "beside a full memory", 40_001, 40_002)
+	tell(t, p, "", allow("worse"))
+	k.destroyed = nil
+	p.take([]event{asking(from(50_001, "worse"), 1, "GET", "/x"), asking(from(50_002, "evil"), 1, "GET", long)})
+	fill("worse", 10_000)
+	p.take([]event{asking(from(50_003, "web"), 1, "GET", long)})
+	wantCut(t, k, "told of when there may be no room", 50_002, 50_003)
+}
+
+func TestNoRoomIsNoRight(t *testing.T) {
+	p, k := testProxy()
+	tell(t, p, "", allow("ops"))
+	p.use(mesh.ServiceIdentity("test.example", "web"), usage{maxConnections, maxCalls, maxCallBytes})
+	p.take([]event{from(1, "web"), asking(from(2, "web"), 1, "GET", "/"), from(3, "ops"), asking(from(4, "ops"), 1, "GET", "/")})
+	wantCut(t, k, "what is not remembered is judged", 1, 2)
+	if c := p.Counts(); c.Open != 0 || c.Unwatched != 4 {
+		t.Errorf("%+v", c)
+	}
+}
+
+// What a proxy's user can make up must fill neither the memory nor the log.
+func TestForgedLogsAreSaidOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var log strings.Builder
+		p, _ := testProxy()
+		p.log = hclog.New(&hclog.LoggerOptions{Output: &log})
+		forge := func(n int) {
+			for i := range n {
+				e := from(1, "")
+				e.uri = fmt.Sprintf("spiffe://td/svc/%d%s", i, strings.Repeat("y", 2000))
+				p.take([]event{e})
+			}
+		}
+		forge(1000)
+		if n := strings.Count(log.String(), "\n"); n != 1 || len(p.said) != 1 || log.Len() > 1000 {
+			t.Errorf("%d lines, %d bytes, %d remembered", n, log.Len(), len(p.said))
+		}
+		time.Sleep(sayAgain)
+		forge(2)
+		if n := strings.Count(log.String(), "\n"); n != 2 {
+			t.Errorf("%d lines after %s", n, sayAgain)
+		}
+	})
 }
 
 func TestConnectionsThatAreNoMoreAreForgotten(t *testing.T) {
@@ -219,8 +277,8 @@ func TestConnectionsThatAreNoMoreAreForgotten(t *testing.T) {
 	}
 	clear(k.alive)
 	p.prune()
-	if c := p.Counts(); c.Open != 0 || p.calls != 0 || p.bytes != 0 {
-		t.Errorf("%+v, %d calls, %d bytes", c, p.calls, p.bytes)
+	if c := p.Counts(); c.Open != 0 || p.all != (usage{}) {
+		t.Errorf("%+v, %+v", c, p.all)
 	}
 	k.missing = true
 	p.take([]event{from(3, "web")})

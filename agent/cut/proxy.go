@@ -2,6 +2,7 @@ package cut
 
 import (
 	"context"
+	"fmt"
 	"net/netip"
 	"sync"
 	"time"
@@ -29,7 +30,7 @@ type Counts struct {
 	Open      int   // known now
 	Cut       int64 // ended, since the start
 	Failed    int64 // to be ended, and the kernel did not
-	Unwatched int64 // not remembered, for there were too many
+	Unwatched int64 // told of and not remembered, for there were too many
 }
 
 // Add is both together.
@@ -60,11 +61,11 @@ type Proxy struct {
 	mu     sync.Mutex
 	kernel kernel // nil: not open yet
 	open   map[place]*connection
-	calls  int
-	bytes  int
+	all    usage
+	by     map[mesh.Identity]usage
 	near   netip.Addr // the last socket's own address
 	counts Counts
-	said   map[string]bool // troubles that are in the log
+	said   map[string]time.Time // when a kind of trouble was logged last
 }
 
 // place is where a connection is, as the peer sees it.
@@ -96,7 +97,7 @@ func New(c Config) *Proxy {
 		c.Enter = func(do func() error) error { return do() }
 	}
 	return &Proxy{cfg: c, log: c.Logger, poked: make(chan struct{}, 1), rules: map[string]policy.Rules{},
-		open: map[place]*connection{}, said: map[string]bool{}}
+		open: map[place]*connection{}, by: map[mesh.Identity]usage{}, said: map[string]time.Time{}}
 }
 
 // Run judges what is open whenever the rules change, until ctx is done.
@@ -254,21 +255,29 @@ func name(id mesh.Identity) string {
 	return id.String()
 }
 
-// once logs a trouble that may come with every connection.
+// sayAgain is how long a kind of trouble stays out of the log once it is in.
+const sayAgain = 10 * time.Minute
+
+// once logs a trouble that may come with every connection. What is remembered is
+// its kind: the error's own words may be of the proxy's user's making; mu is held.
 func (p *Proxy) once(err error, text string, more ...any) {
-	if p.said[err.Error()] {
+	if at, said := p.said[text]; said && time.Since(at) < sayAgain {
 		return
 	}
-	p.said[err.Error()] = true
-	p.log.Error(text, append([]any{"proxy", p.cfg.ID, "error", err}, more...)...)
+	p.said[text] = time.Now()
+	p.log.Error(text, append([]any{"proxy", p.cfg.ID, "error", fmt.Sprintf("%.300s", err)}, more...)...)
 }
 
 func (p *Proxy) forget(at place, c *connection) {
-	delete(p.open, at)
-	p.calls -= len(c.calls)
-	for k := range c.calls {
-		p.bytes -= k.size()
+	if p.open[at] != c {
+		return
 	}
+	delete(p.open, at)
+	sum := usage{connections: -1, calls: -len(c.calls)}
+	for k := range c.calls {
+		sum.bytes -= k.size()
+	}
+	p.use(c.caller, sum)
 }
 
 // prune forgets what the kernel knows no more: the end of a connection may have

@@ -80,7 +80,9 @@ func (l *logs) StreamAccessLogs(g accesslogv3.AccessLogService_StreamAccessLogsS
 		}
 		if id := m.GetIdentifier(); id != nil {
 			if who := id.GetNode().GetId(); who != p.cfg.ID {
-				p.log.Warn("a stranger's log on a proxy's socket is refused", "proxy", p.cfg.ID, "says_it_is", fmt.Sprintf("%.200q", who))
+				p.mu.Lock()
+				p.once(fmt.Errorf("it says it is %.200q", who), "a stranger's log on a proxy's socket is refused")
+				p.mu.Unlock()
 				return status.Errorf(codes.PermissionDenied, "this socket belongs to the proxy %q; a node that says it is %.200q is not heard here", p.cfg.ID, who)
 			}
 			rules = id.GetLogName()

@@ -31,8 +31,13 @@ func (p *Proxy) take(list []event) {
 			p.over(e)
 			continue
 		}
-		if c := p.remember(e); c != nil {
-			p.judge(e.place, c, map[call]bool{e.call: true}, l)
+		c := p.remember(e)
+		if c == nil {
+			continue
+		}
+		p.judge(e.place, c, map[call]bool{e.call: true}, l)
+		if e.http && len(c.calls) == 0 {
+			p.forget(e.place, c)
 		}
 	}
 	p.tell(l)
@@ -49,15 +54,15 @@ func (p *Proxy) over(e event) {
 	}
 	if c.calls[e.call] {
 		delete(c.calls, e.call)
-		p.calls--
-		p.bytes -= e.call.size()
+		p.use(c.caller, usage{calls: -1, bytes: -e.call.size()})
 	}
 	if len(c.calls) == 0 {
 		p.forget(e.place, c) // it may be asked again; then it is told of again
 	}
 }
 
-// remember returns nil where nothing is to be judged.
+// remember returns nil where nothing is to be judged. What there is no room for is
+// judged now and each time that Envoy tells of it, and is not remembered.
 func (p *Proxy) remember(e event) *connection {
 	caller, err := identify(e.uri)
 	if err != nil {
@@ -70,10 +75,6 @@ func (p *Proxy) remember(e event) *connection {
 		c = nil
 	}
 	if c == nil {
-		if len(p.open) >= maxConnections {
-			p.counts.Unwatched++
-			return nil
-		}
 		s, found, err := p.find(e.place)
 		if err != nil {
 			p.once(err, "the socket of an open connection cannot be found; it would not be cut")
@@ -82,21 +83,46 @@ func (p *Proxy) remember(e event) *connection {
 			return nil
 		}
 		c = &connection{socket: s, caller: caller, rules: e.rules, http: e.http, calls: map[call]bool{}, since: e.began}
-		p.open[e.place] = c
-	}
-	if e.http && !c.calls[e.call] {
-		if p.calls >= maxCalls || p.bytes+e.call.size() > maxCallBytes {
+		if !p.room(caller, usage{connections: 1}) {
 			p.counts.Unwatched++
-			if len(c.calls) == 0 {
-				p.forget(e.place, c)
-			}
-			return nil
+			return c
+		}
+		p.open[e.place] = c
+		p.use(caller, usage{connections: 1})
+	}
+	if e.http && !c.calls[e.call] && p.open[e.place] == c {
+		more := usage{calls: 1, bytes: e.call.size()}
+		if !p.room(caller, more) {
+			p.counts.Unwatched++
+			return c
 		}
 		c.calls[e.call] = true
-		p.calls++
-		p.bytes += e.call.size()
+		p.use(caller, more)
 	}
 	return c
+}
+
+// usage is what connections take of what may be remembered.
+type usage struct{ connections, calls, bytes int }
+
+func (u usage) add(v usage) usage {
+	return usage{u.connections + v.connections, u.calls + v.calls, u.bytes + v.bytes}
+}
+
+func (p *Proxy) use(caller mesh.Identity, more usage) {
+	p.all = p.all.add(more)
+	if sum := p.by[caller].add(more); sum != (usage{}) {
+		p.by[caller] = sum
+	} else {
+		delete(p.by, caller)
+	}
+}
+
+// room says whether a caller may take more: its own share never exceeds what it
+// leaves to all others, so that none can fill the memory alone.
+func (p *Proxy) room(caller mesh.Identity, more usage) bool {
+	own, all := p.by[caller].add(more), p.all.add(more)
+	return own.connections <= maxConnections-all.connections && own.calls <= maxCalls-all.calls && own.bytes <= maxCallBytes-all.bytes
 }
 
 func identify(uri string) (mesh.Identity, error) {
