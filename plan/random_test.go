@@ -226,7 +226,7 @@ func TestIncrementalIsFull(t *testing.T) {
 		}
 		for range rapid.IntRange(1, 20).Draw(t, "steps") {
 			if chance(t, 30, "proxy") {
-				n := Node{ID: mesh.ProxyID{Service: mesh.ServiceName(pick(t, append(names, "ghost"), "service")), Node: pick(t, nodes, "on"), Workload: pick(t, []string{"", "a1"}, "of")}, InboundPort: 15006, OutboundPort: 15001, Bridge: []netip.Addr{netip.MustParseAddr("172.26.64.1")}}
+				n := Node{ID: mesh.ProxyID{Service: mesh.ServiceName(pick(t, append(names, "ghost"), "service")), Node: pick(t, nodes, "on"), Workload: pick(t, []string{"", "a1"}, "of")}, InboundPort: 15006, OutboundPort: 15001, Bridge: pick(t, [][]netip.Addr{nil, {netip.MustParseAddr("172.26.64.1")}}, "bridge")}
 				if chance(t, 20, "explicit") {
 					n.Explicit = []Explicit{{Service: "api", Port: 8080, LocalPort: 9000}}
 				}
