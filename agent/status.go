@@ -109,16 +109,27 @@ func (a *Agent) ready(service, workload string) api.AgentReady {
 		if w.key() != key(service, workload) {
 			continue
 		}
-		row := a.row(w, false)
-		out := api.AgentReady{Ready: row.Proxy.Ready, State: row.State, Why: row.Proxy.Why}
-		if !out.Ready && row.Reason != "" { // it is what comes first: Envoy's listeners wait for a certificate
-			out.Why = row.Reason
-		}
-		return out
+		return readiness(a.row(w, false))
 	}
 	why := "no registry places " + key(service, workload) + " on this node, as far as is known yet"
 	if err := a.standing("identity"); err != nil {
 		why = err.Error()
 	}
 	return api.AgentReady{State: "unknown", Why: why}
+}
+
+// readiness is whether an application may start behind its proxy. Envoy takes in
+// listeners that have no certificate yet, and nobody is called or answered by them;
+// one that has ended is no reason to keep the application down, the servers may be
+// away.
+func readiness(row api.AgentWorkload) api.AgentReady {
+	out := api.AgentReady{Ready: row.Proxy.Ready && !row.Expires.IsZero(), State: row.State, Why: row.Proxy.Why}
+	switch {
+	case out.Ready:
+	case row.Reason != "": // what comes first
+		out.Why = row.Reason
+	case row.Proxy.Ready:
+		out.Why = "no certificate yet"
+	}
+	return out
 }
