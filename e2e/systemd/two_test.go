@@ -50,6 +50,7 @@ service "api" {
 	}
 	program{r, "shop"}.waitFor(t, ctx, api, "200 ")
 	program{r, "batch"}.waitFor(t, ctx, api, "403 ")
+	program{r, "shop"}.waitFor(t, ctx, "http://batch.mesh:8082/", "200 ") // it came into the mesh a moment ago
 	p.section(ctx, 4)
 	p.section(ctx, 5)
 	apart(t, ctx, r)
