@@ -81,6 +81,9 @@ type Agent struct {
 	sockets   []pair          // of the resolver
 	guard     *standIn        // nil: nobody stands in
 	spaces    map[string]bool // network namespaces that the resolver is open in
+	removing  bool            // the capture is being taken away: nobody comes in meanwhile
+	leaving   bool            // the node gives its identity up
+	farewell  bool            // and has said so on this stream
 
 	spaceSockets map[string][]io.Closer // of the resolver, in network namespaces
 	claims       claims                 // what sidecars of allocations said

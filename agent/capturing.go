@@ -26,6 +26,7 @@ type capturer interface {
 	SetDown(ctx context.Context, workload string, down bool) error
 	Status(ctx context.Context) (capture.Status, error)
 	Brief() (applied, settled bool)
+	Lost(workload string) (why string)
 	Repairs() int64
 	Overtaken() int
 	Verify(ctx context.Context) ([]capture.Probe, error)
@@ -288,15 +289,6 @@ func (a *Agent) CaptureConfirm(ctx context.Context) error {
 	err := a.cap.Confirm(ctx)
 	poke(a.poked)
 	return err
-}
-
-// CaptureRemove takes out all rules. Workloads that are in the mesh are to leave
-// first, since callers would reach them by mTLS that nobody ends.
-func (a *Agent) CaptureRemove(ctx context.Context) (changed bool, err error) {
-	if a.cap == nil {
-		return false, errNoCapture
-	}
-	return a.cap.Remove(ctx)
 }
 
 // CaptureStatus is what is captured now.

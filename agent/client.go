@@ -125,9 +125,9 @@ func (c *Client) CaptureConfirm(ctx context.Context) error {
 	return c.c.Post(ctx, "/v1/capture/confirm", struct{}{}, nil)
 }
 
-// CaptureRemove takes out all rules.
-func (c *Client) CaptureRemove(ctx context.Context) (out CaptureRemoved, err error) {
-	return out, c.c.Post(ctx, "/v1/capture/remove", struct{}{}, &out)
+// CaptureRemove takes the workloads out of the mesh, then out all rules.
+func (c *Client) CaptureRemove(ctx context.Context, in api.CaptureRemove) (out CaptureRemoved, err error) {
+	return out, c.c.Post(ctx, "/v1/capture/remove", in, &out)
 }
 
 // CaptureStatus is what is captured now.

@@ -14,6 +14,7 @@ type fakeCapture struct {
 	st     capture.Status
 	broken string // a probe's complaint
 	stop   string // the plan's
+	lost   string // why a workload is not captured
 	known  capture.Known
 }
 
@@ -73,6 +74,15 @@ func (f *fakeCapture) Brief() (applied, settled bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.st.Applied, f.st.Applied
+}
+
+func (f *fakeCapture) Lost(workload string) string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.lost == "" && !covers(f.st, workload) {
+		return "nothing is captured on its host any more"
+	}
+	return f.lost
 }
 
 func (f *fakeCapture) Repairs() int64 { return 3 }

@@ -120,8 +120,7 @@ func (a *Agent) routes() http.Handler {
 	})
 	mine("POST /v1/capture/confirm", func(r *http.Request) (any, error) { return struct{}{}, a.CaptureConfirm(r.Context()) })
 	mine("POST /v1/capture/remove", func(r *http.Request) (any, error) {
-		changed, err := a.CaptureRemove(r.Context())
-		return CaptureRemoved{changed}, err
+		return read(r, func(ctx context.Context, in api.CaptureRemove) (any, error) { return a.CaptureRemove(ctx, in) })
 	})
 	mine("POST /v1/capture/verify", func(r *http.Request) (any, error) { return a.CaptureVerify(r.Context()) })
 	mine("GET /v1/capture/status", func(r *http.Request) (any, error) { return a.CaptureStatus(r.Context()) })
@@ -136,7 +135,9 @@ type CaptureConfig struct {
 
 // CaptureRemoved answers a removal.
 type CaptureRemoved struct {
-	Changed bool `json:"changed"`
+	Changed      bool     `json:"changed"`
+	Out          []string `json:"out"`          // workloads that were in the mesh, and are not any more
+	Acknowledged bool     `json:"acknowledged"` // by a server: callers are not given them
 }
 
 // read decodes a request's body for h.

@@ -50,9 +50,11 @@ func (a *Agent) wantIdentities(list []*workload) {
 }
 
 // consider lets workloads into the mesh that are fit for it: certificate, warm
-// listeners, verified capture, in this order. It takes nobody out.
+// listeners, verified capture, in this order. It takes out those whose capture is
+// surely gone: callers would reach them by mTLS that nobody ends.
 func (a *Agent) consider(ctx context.Context, list []*workload) {
 	a.captureAllocations(ctx, list)
+	a.dropUncaptured(list)
 	states := map[string]standing{}
 	var ready []*workload
 	for _, w := range list {
@@ -72,7 +74,7 @@ func (a *Agent) consider(ctx context.Context, list []*workload) {
 				continue
 			}
 			states[w.key()] = standing{state: "in"}
-			a.memory.change(func(s *state) { s.In[w.key()] = true })
+			a.memory.change(func(s *state) { s.In[w.key()] = true; delete(s.Out, w.key()) })
 			a.log.Info("in the mesh", "workload", w.key())
 			poke(a.changed)
 		}
@@ -89,9 +91,11 @@ func (a *Agent) stands(w *workload) standing {
 	var in, left bool
 	a.memory.look(func(s *state) { in, left = s.In[w.key()], s.Left[w.key()] })
 	a.mu.Lock()
-	r, failed := a.proxies[w.key()], a.openErr[w.key()]
+	r, failed, removing := a.proxies[w.key()], a.openErr[w.key()], a.removing
 	a.mu.Unlock()
 	switch {
+	case removing && !left:
+		return standing{"joining", "its capture is being removed"}
 	case left:
 		return standing{"left", "it left by hand; kerege join, or kerege capture apply, brings it back"}
 	case in && w.Gone:

@@ -34,7 +34,7 @@ func (a *Agent) talk(ctx context.Context) {
 			wait, said = 100*time.Millisecond, ""
 		}
 		a.mu.Lock()
-		a.nodeErr, a.nodeUp, a.reported = status.Convert(err).Message(), false, nil
+		a.nodeErr, a.nodeUp, a.reported, a.farewell = status.Convert(err).Message(), false, nil, false
 		a.mu.Unlock()
 		if text := status.Convert(err).Message(); text != said {
 			said = text
@@ -90,7 +90,7 @@ func (a *Agent) report(ctx context.Context, stream keregev1.Node_ConnectClient) 
 			return // Recv says why
 		}
 		a.mu.Lock()
-		a.reported = members
+		a.reported, a.farewell = members, r.Leaving
 		a.mu.Unlock()
 		select {
 		case <-ctx.Done():
@@ -106,7 +106,7 @@ func (a *Agent) nodeReport() (*keregev1.NodeReport, []string) {
 	r := &keregev1.NodeReport{Version: a.opt.Version, Addresses: a.addresses(), Now: timestamppb.Now()}
 	keys := []string{}
 	a.mu.Lock()
-	list := a.workloads
+	list, leaving := a.workloads, a.leaving
 	a.mu.Unlock()
 	a.memory.mu.Lock()
 	defer a.memory.mu.Unlock()
@@ -128,6 +128,7 @@ func (a *Agent) nodeReport() (*keregev1.NodeReport, []string) {
 		r.Members = append(r.Members, m)
 		keys = append(keys, k)
 	}
+	r.Outside, r.Leaving = outside(s, list), leaving
 	slices.SortFunc(r.Members, func(x, y *keregev1.Membership) int {
 		if key(x.Service, x.Workload) < key(y.Service, y.Workload) {
 			return -1

@@ -20,18 +20,19 @@ import (
 // state is what the node remembers across restarts, with every server away.
 // It holds no secret.
 type state struct {
-	Version     int              `json:"version"`
-	Placed      []placement      `json:"placement"`
-	Names       []name           `json:"names"`
-	Bundle      string           `json:"bundle,omitempty"` // PEM
-	TrustDomain string           `json:"trust_domain,omitempty"`
-	Accepted    []string         `json:"accepted"` // by a server, durably
-	Heard       time.Time        `json:"heard"`    // the last update of a server
-	Slots       map[string]int   `json:"slots"`    // of each workload, for its ports
-	In          map[string]bool  `json:"in"`       // workloads that are in the mesh
-	Left        map[string]bool  `json:"left"`     // workloads that left by hand
-	Evicted     bool             `json:"evicted,omitempty"`
-	Spaces      map[string]space `json:"spaces,omitempty"` // network namespaces of allocations, by workload
+	Version     int               `json:"version"`
+	Placed      []placement       `json:"placement"`
+	Names       []name            `json:"names"`
+	Bundle      string            `json:"bundle,omitempty"` // PEM
+	TrustDomain string            `json:"trust_domain,omitempty"`
+	Accepted    []string          `json:"accepted"`      // by a server, durably
+	Heard       time.Time         `json:"heard"`         // the last update of a server
+	Slots       map[string]int    `json:"slots"`         // of each workload, for its ports
+	In          map[string]bool   `json:"in"`            // workloads that are in the mesh
+	Left        map[string]bool   `json:"left"`          // workloads that left by hand
+	Out         map[string]string `json:"out,omitempty"` // workloads that were in and are not captured any more, and why
+	Evicted     bool              `json:"evicted,omitempty"`
+	Spaces      map[string]space  `json:"spaces,omitempty"` // network namespaces of allocations, by workload
 }
 
 // placement is one service that the registries place on this node.
@@ -128,6 +129,9 @@ func (s *state) fill() {
 	}
 	if s.Left == nil {
 		s.Left = map[string]bool{}
+	}
+	if s.Out == nil {
+		s.Out = map[string]string{}
 	}
 }
 

@@ -100,6 +100,7 @@ type AgentLeft struct {
 	Acknowledged   bool     `json:"acknowledged"`
 	CaptureRemoved bool     `json:"capture_removed"`
 	Identity       bool     `json:"identity_removed"`
+	Nothing        string   `json:"nothing,omitempty"` // why there was nothing to leave; "": there was
 }
 
 // Bootstrap is what `kerege envoy` needs: GET /v1/proxies/SERVICE/bootstrap.
@@ -133,6 +134,12 @@ type AgentName struct {
 	V4   string   `json:"v4,omitempty"`
 	V6   string   `json:"v6,omitempty"`
 	Also []string `json:"also,omitempty"`
+}
+
+// CaptureRemove asks POST /v1/capture/remove.
+type CaptureRemove struct {
+	Timeout float64 `json:"timeout_seconds,omitempty"` // for the servers' answer; 0: 30
+	Force   bool    `json:"force,omitempty"`           // without a server's answer
 }
 
 // CaptureApply asks POST /v1/capture/apply.

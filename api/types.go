@@ -74,6 +74,11 @@ type Node struct {
 	Addresses []string  `json:"addresses"`
 	Services  []string  `json:"services"` // in the mesh there
 	SkewMS    int64     `json:"clock_skew_ms"`
+	State     string    `json:"state"`            // in joined away left evicted banned
+	Reason    string    `json:"reason,omitempty"` // of a ban
+	// Outside are members that were in and that the node took out, and why: their
+	// capture is gone.
+	Outside map[string]string `json:"outside,omitempty"`
 }
 
 // ProxyCounts sums up the proxies.
@@ -150,6 +155,7 @@ type Instance struct {
 	Subsets []string `json:"subsets,omitempty"`
 	In      bool     `json:"in"`
 	Held    string   `json:"held,omitempty"` // why callers do not get it
+	Why     string   `json:"why,omitempty"`  // why it is not in, where callers get it in plaintext
 	Where   string   `json:"where,omitempty"`
 }
 

@@ -85,7 +85,8 @@ type node struct {
 	Address string    `json:"address"`
 	Since   time.Time `json:"since"` // a certificate issued before is refused
 	Evicted bool      `json:"evicted"`
-	Banned  string    `json:"banned"` // the reason; "" is not banned
+	Banned  string    `json:"banned"`        // the reason; "" is not banned
+	Left    time.Time `json:"left,omitzero"` // it gave its identity up; zero: it did not
 }
 
 // OpenTokens reads the table in path, or starts an empty one where there is no
@@ -230,7 +231,7 @@ func (v *table) judge(hash, nodeName string, now time.Time) (i int, why string) 
 		return i, fmt.Sprintf("the token is for another node than %s; set node in agent.hcl, or make a token for this name", mesh.Quote(nodeName))
 	case n != nil && n.Banned != "":
 		return i, fmt.Sprintf("the node %s is banned", mesh.Quote(nodeName))
-	case n != nil && !n.Evicted && (k.Node == "" || !k.Made.After(n.Joined)):
+	case n != nil && !n.Evicted && n.Left.IsZero() && (k.Node == "" || !k.Made.After(n.Joined)):
 		return i, fmt.Sprintf("a node %s joined at %s from %s; choose another name, or make a token for this very name with `kerege token create -node %s` to replace it",
 			mesh.Quote(nodeName), day(n.Joined), n.Address, nodeName)
 	}
@@ -335,7 +336,9 @@ type JoinedNode struct {
 	Name, Address string
 	Joined        time.Time
 	Evicted       bool
-	Banned        string // the reason
+	Banned        string    // the reason
+	Since         time.Time // of the eviction or ban
+	Left          time.Time // it gave its identity up; zero: it did not
 }
 
 // Nodes lists the nodes that ever joined or were sent away, sorted.
@@ -345,7 +348,7 @@ func (t *Tokens) Nodes() []JoinedNode {
 	var list []JoinedNode
 	for _, name := range slices.Sorted(maps.Keys(t.table.Nodes)) {
 		n := t.table.Nodes[name]
-		list = append(list, JoinedNode{Name: name, Address: n.Address, Joined: n.Joined, Evicted: n.Evicted, Banned: n.Banned})
+		list = append(list, JoinedNode{Name: name, Address: n.Address, Joined: n.Joined, Evicted: n.Evicted, Banned: n.Banned, Since: n.Since, Left: n.Left})
 	}
 	return list
 }

@@ -120,13 +120,18 @@ func captureRemoveCommand() Command {
 	var a agentFlags
 	var orphaned bool
 	var state string
+	var req api.CaptureRemove
+	timeout := span(30 * time.Second)
 	var settings paths
 	return Command{
 		Name:     "capture remove",
 		Synopsis: "Take all of kerege's rules out; the tables are as they were before",
-		Long: `Removes every chain and jump of kerege's, and nothing else. It is always safe, also twice,
-and after a crash. The services stay in the mesh's list until kerege leave; their
-callers are told.
+		Long: `First takes this host's services out of their callers' endpoints, waits until a server has
+acknowledged that, and lets what is under way end; then removes every chain and jump of
+kerege's, and nothing else. It is safe twice, and after a crash. Callers go on to other
+instances; where there is none, a strict service is held (kerege services says why) and a
+permissive one gets plaintext. The host stays joined: kerege capture apply brings it back.
+Where no server answers, callers cannot be told, and nothing is changed without -force.
 
 With -if-orphaned, which the agent's unit calls when the agent has ended, it asks no agent
 and takes out only what must not stay without one: the jump of DNS where nobody answers,
@@ -135,6 +140,8 @@ confirmed in time. Where an agent runs it does nothing.`,
 		Example: "kerege capture remove",
 		Flags: func(f *flag.FlagSet) {
 			a.register(f)
+			f.Var(&timeout, "timeout", "The `duration` to wait for a server's acknowledgement.")
+			f.BoolVar(&req.Force, "force", false, "Remove it even when no server acknowledges: callers go on to send here, and their calls fail.")
 			f.BoolVar(&orphaned, "if-orphaned", false, "Only what must not stay without an agent, and only if there is none.")
 			f.StringVar(&state, "state-dir", "", "With -if-orphaned: the agent's capture `directory`; else that of data_dir in the settings.")
 			f.Var(&settings, "config", "With -if-orphaned: settings that say data_dir, a `file` or directory. (default /etc/kerege.d)")
@@ -150,12 +157,20 @@ confirmed in time. Where an agent runs it does nothing.`,
 			if err != nil {
 				return err
 			}
-			out, err := client.CaptureRemove(c.ctx)
+			req.Timeout = time.Duration(timeout).Seconds()
+			out, err := client.CaptureRemove(c.ctx, req)
 			if err != nil {
 				return a.explain(err)
 			}
 			if c.JSON {
 				return c.printJSON(out)
+			}
+			if len(out.Out) > 0 {
+				told := "; no server has acknowledged it: callers still send here"
+				if out.Acknowledged {
+					told = " and of callers' endpoints (acknowledged)"
+				}
+				fmt.Fprintf(c.out, "out of the mesh: %s%s\n", strings.Join(out.Out, ", "), told)
 			}
 			if out.Changed {
 				fmt.Fprintln(c.out, "removed: the tables are as they were before")

@@ -1,13 +1,16 @@
 package command
 
 import (
+	"errors"
 	"flag"
 	"fmt"
+	"net/http"
 	"strings"
 	"time"
 
 	"github.com/fatih/color"
 
+	"github.com/kerege/kerege/agent"
 	"github.com/kerege/kerege/api"
 )
 
@@ -149,16 +152,20 @@ they were before.`,
 			}
 			left, err := client.Leave(c.ctx, req)
 			if err != nil {
-				return a.explain(err)
+				return a.explain(nearestWorkload(c, client, req.Service, err))
 			}
 			if c.JSON {
 				return c.printJSON(left)
+			}
+			if left.Nothing != "" {
+				fmt.Fprintf(c.out, "nothing to leave: %s\n", plain(left.Nothing))
+				return nil
 			}
 			what := strings.Join(left.Left, ", ")
 			if what == "" {
 				what = "nothing was in the mesh"
 			}
-			fmt.Fprintf(c.out, "left: %s", what)
+			fmt.Fprintf(c.out, "left: %s", plain(what))
 			if left.Acknowledged {
 				fmt.Fprint(c.out, "; out of callers' endpoints (acknowledged)")
 			}
@@ -172,4 +179,27 @@ they were before.`,
 			return nil
 		},
 	}
+}
+
+// nearestWorkload adds to the agent's word that it has no such service the name that
+// was perhaps meant.
+func nearestWorkload(c *Call, client *agent.Client, name string, err error) error {
+	var e *api.Error
+	if name == "" || !errors.As(err, &e) || e.Status != http.StatusNotFound {
+		return err
+	}
+	st, again := client.Status(c.ctx)
+	if again != nil {
+		return err
+	}
+	best, distance := "", 3
+	for _, w := range st.Workloads {
+		if d := editDistance(name, w.Service); d < distance {
+			best, distance = w.Service, d
+		}
+	}
+	if best == "" {
+		return err
+	}
+	return fmt.Errorf("%w\nDid you mean kerege leave %s?", err, best)
 }

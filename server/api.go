@@ -24,7 +24,7 @@ import (
 func (s *Server) routes() map[string]handler {
 	return map[string]handler{
 		"GET /v1/status":     func(*http.Request) (any, error) { return s.status(), nil },
-		"GET /v1/services":   func(*http.Request) (any, error) { return servicesOf(s.hub.Snapshot()), nil },
+		"GET /v1/services":   func(*http.Request) (any, error) { return servicesOf(s.hub.Snapshot(), s.hosts()), nil },
 		"GET /v1/intentions": func(*http.Request) (any, error) { return intentionsOf(s.hub.Snapshot()), nil },
 		"GET /v1/proxies":    func(*http.Request) (any, error) { return s.proxies(), nil },
 		"GET /v1/ca/bundle": func(*http.Request) (any, error) {
@@ -76,7 +76,7 @@ func (s *Server) proxies() []api.Proxy {
 
 // status is GET /v1/status.
 func (s *Server) status() api.Status {
-	snap := s.hub.Snapshot()
+	snap, hosts := s.hub.Snapshot(), s.hosts()
 	c := snap.Config()
 	gen, m := s.files.Current()
 	cs := s.ca.Status()
@@ -84,8 +84,8 @@ func (s *Server) status() api.Status {
 		Server: s.name, Version: s.opt.Version, TrustDomain: s.ca.TrustDomain(), MTLS: string(c.MTLS),
 		DefaultIntention: string(c.DefaultIntention), Outbound: string(c.Outbound),
 		Generation: api.Generation{Number: int(gen.Counter), Hash: gen.Hash, Applied: s.files.Applied(), Of: int(s.files.RolledBack())},
-		Differs:    listed(s.files.Differs()), Sources: s.sourceStatus(), Nodes: s.nodeStatus(), Services: len(snap.Services()),
-		Proxies: countsOf(s.proxies()), Held: heldOf(snap), Guards: s.guards(), Conflicts: conflictsOf(snap),
+		Differs:    listed(s.files.Differs()), Sources: s.sourceStatus(), Nodes: hosts, Services: len(snap.Services()),
+		Proxies: countsOf(s.proxies()), Held: heldOf(snap, hosts), Guards: s.guards(), Conflicts: conflictsOf(snap),
 		CA: api.CA{RootExpires: cs.RootExpires, IntermediateExpires: cs.IntermediateExpires, BundleHash: cs.BundleHash, LeafTTLSeconds: cs.LeafTTL.Seconds()},
 	}
 	st.Frozen = s.frost.is()

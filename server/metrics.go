@@ -77,9 +77,10 @@ func (s *Server) readGauges(set telemetry.SetGauge) {
 	set("kerege_proxies", "nacked", float64(counts[delta.Nacked]))
 	connected, away := 0, 0
 	for _, n := range s.nodeStatus() {
-		if n.Connected {
+		switch {
+		case n.Connected:
 			connected++
-		} else {
+		case n.State != nodeLeft:
 			away++
 		}
 	}

@@ -60,6 +60,8 @@ type nodeServer struct {
 	trustDomain string
 	now         func() time.Time
 	mesh        func() (*mesh.Snapshot, []api.Node) // for Peers
+	left        func(node string, left bool) error  // notes that a node gives its identity up; nil in tests
+	tokenNode   func(token string) string           // whom a join token is for; nil in tests
 
 	readers sync.WaitGroup
 	writing sync.Mutex // held from the look whether a node is admitted until its members are written
@@ -205,6 +207,11 @@ func sameNames(a, b []*keregev1.Name) bool {
 // the node is left out and audited; what was in and is not said any more is out.
 func (st *nodeStream) take(r *keregev1.NodeReport, v nodeView) error {
 	st.s.table.note(st.node, r, st.s.now())
+	if st.s.left != nil {
+		if err := st.s.left(st.node, r.GetLeaving() && len(r.GetMembers()) == 0); err != nil {
+			st.s.log.Error("that a node left is not on disk", "node", st.node, "error", err)
+		}
+	}
 	st.s.members.Seen(st.node)
 	if !r.GetComplete() {
 		return nil
@@ -354,6 +361,10 @@ func (t *nodeTable) note(node string, r *keregev1.NodeReport, now time.Time) {
 		if addr, err := netip.ParseAddr(a); err == nil && mesh.Callable(addr) {
 			row.Addresses = append(row.Addresses, addr.String())
 		}
+	}
+	row.Outside = map[string]string{}
+	for _, o := range r.GetOutside()[:min(len(r.GetOutside()), maxMembers)] {
+		row.Outside[clip(memberName(o.GetService(), o.GetWorkload()), 256)] = clip(o.GetReason(), maxReason)
 	}
 	if r.GetNow() != nil {
 		row.SkewMS = r.GetNow().AsTime().Sub(now).Milliseconds()

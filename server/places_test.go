@@ -91,7 +91,7 @@ func TestALoopbackAddressIsNobodysEndpoint(t *testing.T) {
 		if len(out.GetPeers()) != 0 {
 			t.Errorf("%s is said to be %v", addr, out.GetPeers())
 		}
-		held := heldOf(snap)
+		held := heldOf(snap, nil)
 		if len(held) != 1 || !strings.HasSuffix(held[0].Reason, "cannot be called from another host") {
 			t.Errorf("%s: held %v", addr, held)
 		}

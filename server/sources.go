@@ -3,8 +3,6 @@ package server
 import (
 	"fmt"
 	"path/filepath"
-	"slices"
-	"strings"
 
 	"google.golang.org/grpc"
 
@@ -76,7 +74,8 @@ func (s *Server) registerNodes(g *grpc.Server) {
 	audit := s.log.Named("audit")
 	s.nodeStreams = &nodeServer{log: audit, admit: s.tokens, views: s.views, members: s.hub.Members(), table: s.nodes,
 		trustDomain: s.ca.TrustDomain(), now: s.now,
-		mesh: func() (*mesh.Snapshot, []api.Node) { return s.hub.Snapshot(), s.nodeStatus() }}
+		mesh: func() (*mesh.Snapshot, []api.Node) { return s.hub.Snapshot(), s.nodeStatus() },
+		left: s.tokens.SetLeft, tokenNode: s.tokens.NodeOf}
 	keregev1.RegisterJoinServer(g, &joinServer{log: audit, tokens: s.tokens, ca: s.ca, servers: s.servers, now: s.now,
 		replaced: func(node string) { s.drop(node, "replaced by another host") }})
 	keregev1.RegisterSignServer(g, &signServer{log: audit, admit: s.tokens, ca: s.ca, views: s.views, evidence: s.evidence, witness: s.witness,
@@ -84,39 +83,4 @@ func (s *Server) registerNodes(g *grpc.Server) {
 			return s.hub.Snapshot().Barred(node, mesh.ServiceName(service), workload)
 		}})
 	keregev1.RegisterNodeServer(g, s.nodeStreams)
-}
-
-// nodeStatus is every host that has joined, connected or not, and what of it is in.
-func (s *Server) nodeStatus() []api.Node {
-	rows := map[string]*api.Node{}
-	away := map[string]bool{}
-	for _, j := range s.tokens.Nodes() {
-		if away[j.Name] = j.Evicted || j.Banned != ""; away[j.Name] {
-			continue
-		}
-		rows[j.Name] = &api.Node{Name: j.Name, Since: j.Joined, Addresses: []string{}, Services: []string{}}
-	}
-	for _, n := range s.nodes.list() {
-		if !away[n.Name] {
-			rows[n.Name] = &n
-		}
-	}
-	for _, row := range rows {
-		row.Services = []string{}
-	}
-	for _, m := range s.hub.Members().List() {
-		row := rows[m.Node]
-		if row == nil {
-			row = &api.Node{Name: m.Node, Addresses: []string{}}
-			rows[m.Node] = row
-		}
-		row.Services = append(row.Services, memberName(string(m.Service), m.Workload))
-	}
-	list := make([]api.Node, 0, len(rows))
-	for _, row := range rows {
-		slices.Sort(row.Services)
-		list = append(list, *row)
-	}
-	slices.SortFunc(list, func(a, b api.Node) int { return strings.Compare(a.Name, b.Name) })
-	return list
 }

@@ -1,6 +1,7 @@
 package server
 
 import (
+	"cmp"
 	"slices"
 	"strings"
 
@@ -11,14 +12,15 @@ import (
 
 // servicesOf is GET /v1/services: each service with its instances, where they
 // come from, and why callers do not get those that they do not get.
-func servicesOf(s *mesh.Snapshot) []api.Service {
+func servicesOf(s *mesh.Snapshot, hosts []api.Node) []api.Service {
+	named := byName(hosts)
 	all := make([]api.Service, 0, len(s.Services()))
 	warnings := map[string][]string{}
 	for _, c := range ofServices(s.Conflicts()) {
 		warnings[c.Key.Name] = append(warnings[c.Key.Name], c.What)
 	}
 	for _, name := range s.Services() {
-		v := serviceOf(s, s.Service(name))
+		v := serviceOf(s, s.Service(name), named)
 		v.Warnings = warnings[string(name)]
 		all = append(all, v)
 	}
@@ -30,7 +32,7 @@ func ofServices(all []mesh.Conflict) []mesh.Conflict {
 	return slices.DeleteFunc(all, func(c mesh.Conflict) bool { return c.Key.Kind != mesh.KindService && c.Key.Kind != mesh.KindInstances })
 }
 
-func serviceOf(s *mesh.Snapshot, svc *mesh.Service) api.Service {
+func serviceOf(s *mesh.Snapshot, svc *mesh.Service, hosts map[string]api.Node) api.Service {
 	v := api.Service{
 		Name: string(svc.Name), Protocol: protocolName(svc.Protocol), MTLS: string(svc.MTLS),
 		Default: string(svc.DefaultIntention), Where: where(svc.Pos),
@@ -51,7 +53,9 @@ func serviceOf(s *mesh.Snapshot, svc *mesh.Service) api.Service {
 			Health: healthName(in.Health), Weight: in.Weight, In: in.In, Where: where(in.Pos),
 		}
 		if !in.In {
-			i.Held = heldReason(svc, in)
+			if i.Held = heldBecause(svc, in, hosts); i.Held == "" {
+				i.Why = hostReason(in, hosts)
+			}
 		}
 		for _, sub := range svc.Subsets {
 			if sub.Match != nil && sub.Match.Match(in) {
@@ -92,16 +96,49 @@ func heldReason(svc *mesh.Service, in *mesh.Instance) string {
 	return "its host is not in the mesh for this service: kerege join and kerege capture apply on " + in.Node
 }
 
+// heldBecause is heldReason with what its host said, or an operator did to it.
+func heldBecause(svc *mesh.Service, in *mesh.Instance, hosts map[string]api.Node) string {
+	held := heldReason(svc, in)
+	if held == "" || in.Barred != "" || in.Node == "" {
+		return held
+	}
+	return cmp.Or(hostReason(in, hosts), held)
+}
+
+// hostReason is why a host that was in is not with an instance; "": nothing is known.
+func hostReason(in *mesh.Instance, hosts map[string]api.Node) string {
+	host := hosts[in.Node]
+	since := host.Since.UTC().Format("2006-01-02 15:04 MST")
+	again := "kerege token create -node " + in.Node + ", then kerege join there"
+	switch host.State {
+	case nodeEvicted:
+		return "its host " + in.Node + " was evicted at " + since + "; back with " + again
+	case nodeBanned:
+		return "its host " + in.Node + " was banned at " + since + " (" + host.Reason + "); back with kerege node unban " + in.Node + ", " + again
+	case nodeLeft:
+		return "its host " + in.Node + " left at " + since + "; back with " + again + ", and kerege capture apply"
+	}
+	return host.Outside[memberName(string(in.Service), in.Workload)]
+}
+
+func byName(hosts []api.Node) map[string]api.Node {
+	out := make(map[string]api.Node, len(hosts))
+	for _, h := range hosts {
+		out[h.Name] = h
+	}
+	return out
+}
+
 // heldOf is every instance that callers do not get.
-func heldOf(s *mesh.Snapshot) []api.Held {
-	all := []api.Held{}
+func heldOf(s *mesh.Snapshot, hosts []api.Node) []api.Held {
+	all, named := []api.Held{}, byName(hosts)
 	for _, name := range s.Services() {
 		svc := s.Service(name)
 		for _, in := range s.Instances(name) {
 			if in.In {
 				continue
 			}
-			if reason := heldReason(svc, in); reason != "" {
+			if reason := heldBecause(svc, in, named); reason != "" {
 				all = append(all, api.Held{Service: string(name), Instance: in.ID, Address: in.Addr.String(), Node: in.Node, Reason: reason})
 			}
 		}

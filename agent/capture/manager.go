@@ -50,6 +50,7 @@ type Manager struct {
 	settled  bool                   // the tables were as they should be when last seen
 	stolen   map[string][]string    // namespace → rules of others that stand before ours and stay there
 	led      map[string][]time.Time // table → when its jump was last put first again
+	missing  map[string]missing     // namespace → its rules were seen gone, and do not come back
 }
 
 // New makes a Manager. It touches nothing.
@@ -61,7 +62,7 @@ func New(o Options) *Manager {
 		o.Every = 10 * time.Second
 	}
 	return &Manager{o: o, file: stateFile{o.StateDir}, poke: make(chan struct{}, 1), tools: &tools{known: map[string]*iptables.IPTables{}}, down: map[string]bool{}, backends: map[string]Backend{},
-		stolen: map[string][]string{}, led: map[string][]time.Time{}}
+		stolen: map[string][]string{}, led: map[string][]time.Time{}, missing: map[string]missing{}}
 }
 
 // Applied is what Apply did.

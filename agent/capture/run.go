@@ -56,6 +56,7 @@ func (m *Manager) tick(ctx context.Context) (wait time.Duration) {
 		wasSettled := m.settled
 		changed, err := m.bring(ctx, s, false)
 		m.settled = err == nil
+		m.noteMissing(ctx, s, err)
 		if changed && wasSettled && err == nil {
 			m.repairs.Add(1)
 			m.o.Log.Warn("another program changed the rules; they are back", "repairs", m.repairs.Load())
