@@ -335,6 +335,9 @@ func (a *Agent) captureAllocations(ctx context.Context, list []*workload) {
 		if !ok || claim.held == nil || w.held != "" || w.who.netns != claim.Path || a.proxy(w.key()) == nil {
 			continue
 		}
+		if shared(list, w) && a.id.Get(holder(w)) == nil {
+			continue // the calls of another in its namespace would go to an Envoy that has nothing to show
+		}
 		cw, err := a.captured(w)
 		if err != nil {
 			a.log.Error("an allocation cannot be captured", "workload", w.key(), "error", err)
@@ -355,6 +358,11 @@ func (a *Agent) captureAllocations(ctx context.Context, list []*workload) {
 		c = base
 	}
 	a.applyAllocations(ctx, c, fresh)
+}
+
+// shared tells whether another workload is in the network namespace of one.
+func shared(list []*workload, w *workload) bool {
+	return slices.ContainsFunc(list, func(x *workload) bool { return x != w && x.who.netns == w.who.netns })
 }
 
 func (a *Agent) applyAllocations(ctx context.Context, c capture.Config, fresh []string) {

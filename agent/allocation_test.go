@@ -153,6 +153,32 @@ func TestAllocationsAreCapturedByThemselvesAndTheHostIsNot(t *testing.T) {
 	}
 }
 
+// A registry may place another service in an allocation than the one that it is:
+// without a certificate that takes nothing from who is captured there, or will be.
+func TestAServiceWithoutACertificateTakesNoNamespace(t *testing.T) {
+	a, f := newAllocated(t)
+	path := filepath.Join(t.TempDir(), "ns")
+	for _, name := range []string{"bank", "web"} {
+		key := name + "/" + allocation
+		claimOf(t, a, key, path, 4711)
+		a.memory.change(func(s *state) {
+			s.Placed = append(s.Placed, placement{Service: name, Workload: allocation, Source: "consul", Ports: []uint16{8080}, Addresses: []string{"203.0.113.9"}})
+			s.Slots[key] = len(s.Placed)
+		})
+		a.proxies[key] = &running{}
+	}
+	var placed []placement
+	a.memory.look(func(s *state) { placed = s.Placed })
+	a.captureAllocations(t.Context(), a.survey(placed))
+	if f.st.Applied {
+		t.Errorf("captured: %+v", f.st.Config.Workloads)
+	}
+	a.captureAllocations(t.Context(), a.survey(placed[1:]))
+	if !f.st.Applied || len(f.st.Config.Workloads) != 1 {
+		t.Errorf("alone in its namespace it is not captured: %+v", f.st)
+	}
+}
+
 // An allocation whose ports Nomad maps on the host is in the mesh at the ports inside,
 // once they are known, and they stay known.
 func TestMappedPortsAreThoseInside(t *testing.T) {
