@@ -43,6 +43,8 @@ type Status struct {
 	Ready              bool        `json:"ready"`
 	WaitingFor         []string    `json:"waiting_for,omitempty"` // what keeps the gate shut
 	Frozen             *Frozen     `json:"frozen,omitempty"`
+	// Warnings are those of the generation in force that still hold.
+	Warnings []Diagnostic `json:"warnings"`
 }
 
 // Generation is one applied state of the mesh files.
@@ -201,6 +203,7 @@ type ExplainRequest struct {
 	Method  string            `json:"method"`
 	Path    string            `json:"path"`
 	Headers map[string]string `json:"headers,omitempty"`
+	Applied bool              `json:"applied,omitempty"` // while frozen: by what is applied, instead of by what proxies were told
 }
 
 // Explain is what would become of one call, step by step.
@@ -209,6 +212,10 @@ type Explain struct {
 	Allowed bool          `json:"allowed"`
 	Verdict string        `json:"verdict"`       // allowed, refused, or why it reaches no instance although nobody refuses it
 	Fix     string        `json:"fix,omitempty"` // HCL that would let it through
+	Frozen  *Frozen       `json:"frozen,omitempty"`
+	// Thawed is the verdict after a thaw, where what waits makes another of this
+	// call; "": it stays.
+	Thawed string `json:"thawed,omitempty"`
 }
 
 // ExplainStep is one hop of a call.
@@ -228,6 +235,31 @@ type Plan struct {
 	Warnings    []Diagnostic  `json:"warnings"`
 	Diagnostics []Diagnostic  `json:"diagnostics"` // errors: nothing can be applied
 	Files       []string      `json:"files"`       // that differ
+	Blocks      []BlockChange `json:"blocks"`      // of HCL that differ
+	Cut         []Cut         `json:"cut"`         // whose open connections are cut
+	Apply       bool          `json:"apply"`       // there is something to apply; false while frozen: a thaw brings it all
+	Frozen      *Frozen       `json:"frozen,omitempty"`
+}
+
+// BlockChange is a block of HCL that is not what it was.
+type BlockChange struct {
+	Block string      `json:"block"` // route "api"
+	How   string      `json:"how"`   // added removed changed
+	Where string      `json:"where,omitempty"`
+	Edits []BlockEdit `json:"edits"` // of one that is changed
+}
+
+// BlockEdit is one thing in a block that is not what it was, in words.
+type BlockEdit struct {
+	What  string `json:"what"`
+	Where string `json:"where,omitempty"`
+}
+
+// Cut is a caller whose open connections to a destination's port are cut, since it
+// has lost the right to them.
+type Cut struct {
+	From string `json:"from"`
+	To   string `json:"to"` // with its port
 }
 
 // PlanRequest asks POST /v1/plan what would change; an empty body asks it of the
@@ -264,8 +296,16 @@ type FreezeRequest struct {
 
 // Frozen is that no proxy is told of a change, by an operator's word.
 type Frozen struct {
-	Since  time.Time `json:"since"`
-	Reason string    `json:"reason,omitempty"`
+	Since      time.Time `json:"since"`
+	Reason     string    `json:"reason,omitempty"`
+	Generation int       `json:"generation,omitempty"` // of the mesh files, that proxies have
+	Waiting    int       `json:"waiting,omitempty"`    // services, routes and intentions that are other than proxies were told
+	Unknown    bool      `json:"unknown,omitempty"`    // the server was started again since, and does not know what proxies have
+}
+
+// Freeze answers GET /v1/freeze.
+type Freeze struct {
+	Frozen *Frozen `json:"frozen,omitempty"`
 }
 
 // CallChange is a caller that gains or loses a destination.
@@ -306,6 +346,7 @@ type Applied struct {
 	Seconds      float64      `json:"seconds"`
 	Of           int          `json:"of,omitempty"`     // of a rollback: it is this one again
 	Frozen       bool         `json:"frozen,omitempty"` // no proxy is sent it before kerege thaw
+	Cut          []Cut        `json:"cut,omitempty"`    // whose open connections are cut
 	Warnings     []Diagnostic `json:"warnings,omitempty"`
 	Diagnostics  []Diagnostic `json:"diagnostics,omitempty"` // errors: nothing was applied
 }

@@ -47,7 +47,13 @@ func Changes(old, new *mesh.Snapshot, nodes []Node) ([]CallChange, []ProxyChange
 	return callChanges(old, new), proxyChanges(old, new, nodes)
 }
 
-func callChanges(old, new *mesh.Snapshot) []CallChange {
+// Pairs is how many pairs of services Changes compares: what it costs.
+func Pairs(old, new *mesh.Snapshot) int {
+	return len(touched(old, new)) * (len(old.Services()) + len(new.Services()))
+}
+
+// touched are the destinations that a change of rights or services is about.
+func touched(old, new *mesh.Snapshot) map[mesh.ServiceName]bool {
 	dests := map[mesh.ServiceName]bool{}
 	for _, k := range mesh.Diff(old, new) {
 		switch k.Kind {
@@ -61,6 +67,11 @@ func callChanges(old, new *mesh.Snapshot) []CallChange {
 			}
 		}
 	}
+	return dests
+}
+
+func callChanges(old, new *mesh.Snapshot) []CallChange {
+	dests := touched(old, new)
 	var list []CallChange
 	for _, to := range slices.Sorted(maps.Keys(dests)) {
 		for _, from := range callersAround(old, new, to) {

@@ -170,7 +170,7 @@ func pairUp(a, b reflect.Value) (was, is []string) {
 	for _, alike := range []bool{true, false} {
 		for i := range was {
 			for j := range is {
-				if was[i] == "" && is[j] == "" && (!alike || len(edits(a.Index(i).Interface(), b.Index(j).Interface())) == 0) {
+				if was[i] == "" && is[j] == "" && samePurpose(a.Index(i), b.Index(j)) && (!alike || len(edits(a.Index(i).Interface(), b.Index(j).Interface())) == 0) {
 					n++
 					was[i], is[j] = "#"+strconv.Itoa(n), "#"+strconv.Itoa(n)
 				}
@@ -186,6 +186,12 @@ func pairUp(a, b reflect.Value) (was, is []string) {
 		}
 	}
 	return was, is
+}
+
+// samePurpose says whether one block may have become the other: an allow becomes no deny.
+func samePurpose(a, b reflect.Value) bool {
+	x, is := a.Interface().(mesh.Permission)
+	return !is || x.Action == b.Interface().(mesh.Permission).Action
 }
 
 // entry is how one block of a list is called.

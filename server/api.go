@@ -25,7 +25,7 @@ func (s *Server) routes() map[string]handler {
 	return map[string]handler{
 		"GET /v1/status":     func(*http.Request) (any, error) { return s.status(), nil },
 		"GET /v1/services":   func(*http.Request) (any, error) { return servicesOf(s.hub.Snapshot(), s.hosts()), nil },
-		"GET /v1/intentions": func(*http.Request) (any, error) { return intentionsOf(s.hub.Snapshot()), nil },
+		"GET /v1/intentions": s.intentions,
 		"GET /v1/proxies":    func(*http.Request) (any, error) { return s.proxies(), nil },
 		"GET /v1/ca/bundle": func(*http.Request) (any, error) {
 			return map[string]string{"bundle": string(s.ca.Bundle())}, nil
@@ -35,12 +35,13 @@ func (s *Server) routes() map[string]handler {
 			if err := read(r, &req); err != nil {
 				return nil, err
 			}
-			return explain(s.hub.Snapshot(), req)
+			return s.explain(req)
 		},
 		"POST /v1/plan":       s.planAsked,
 		"POST /v1/apply":      func(r *http.Request) (any, error) { return s.apply(r.Context()) },
 		"GET /v1/generations": func(*http.Request) (any, error) { return s.generations(), nil },
 		"POST /v1/rollback":   s.rollback,
+		"GET /v1/freeze":      func(*http.Request) (any, error) { return s.freezing(), nil },
 		"POST /v1/freeze":     s.freeze,
 		"POST /v1/thaw":       s.unfreeze,
 		"POST /v1/tokens":     s.createToken,
@@ -71,7 +72,8 @@ func (s *Server) createToken(r *http.Request) (any, error) {
 }
 
 func (s *Server) proxies() []api.Proxy {
-	return proxiesOf(s.now(), s.hub.Snapshot(), s.ads.Status(), s.planner.problems)
+	told, _ := s.inForce(false) // the lines that what they have came from
+	return proxiesOf(s.now(), told, s.ads.Status(), s.planner.problems)
 }
 
 // status is GET /v1/status.
@@ -88,7 +90,8 @@ func (s *Server) status() api.Status {
 		Proxies: countsOf(s.proxies()), Held: heldOf(snap, hosts), Guards: s.guards(), Conflicts: conflictsOf(snap),
 		CA: api.CA{RootExpires: cs.RootExpires, IntermediateExpires: cs.IntermediateExpires, BundleHash: cs.BundleHash, LeafTTLSeconds: cs.LeafTTL.Seconds()},
 	}
-	st.Frozen = s.frost.is()
+	_, st.Frozen = s.inForce(false)
+	st.Warnings = s.standing(snap)
 	if m != nil {
 		st.Generation.Files = len(m.Sources)
 		st.TrustDomainDefault = m.Config == nil || m.Config.TrustDomain == ""

@@ -11,7 +11,6 @@ import (
 	"github.com/kerege/kerege/api"
 	"github.com/kerege/kerege/config"
 	"github.com/kerege/kerege/mesh"
-	"github.com/kerege/kerege/plan"
 	"github.com/kerege/kerege/registry/file"
 	"github.com/kerege/kerege/xds/delta"
 )
@@ -24,39 +23,6 @@ func (s *Server) plan() (api.Plan, error) {
 		diags = append(diags, s.check(m)...)
 	}
 	return s.planOf(m, diags, s.files.Differs())
-}
-
-// planOf is what a mesh would change, or why it cannot be applied.
-func (s *Server) planOf(m *config.Mesh, diags config.Diagnostics, differs []string) (api.Plan, error) {
-	gen, _ := s.files.Current()
-	out := api.Plan{Generation: int(gen.Counter), Calls: []api.CallChange{}, Proxies: []api.ProxyChange{}, Files: listed(differs),
-		Warnings: []api.Diagnostic{}, Diagnostics: []api.Diagnostic{}}
-	old := s.hub.Snapshot()
-	if m != nil {
-		diags = append(diags, besides(config.CatalogWarnings(m, instancesOf(old)), diags)...)
-	}
-	out.Warnings, out.Diagnostics = diagnostics(diags)
-	if len(out.Diagnostics) > 0 {
-		return out, nil
-	}
-	then, _ := old.With(s.opt.Part(m))
-	warnings, _ := diagnostics(disagreements(m, then))
-	out.Warnings = append(out.Warnings, warnings...)
-	calls, _ := plan.Changes(old, then, nil)
-	for _, c := range calls {
-		now, after := c.Now, c.Then
-		if c.Loses() {
-			after = "refused"
-		}
-		out.Calls = append(out.Calls, api.CallChange{From: string(c.From), To: string(c.To) + portSuffix(c.Port), Now: now, Then: after, Open: c.Open, Where: where(c.Pos)})
-	}
-	have, want, err := s.planner.setsFor(then)
-	if err != nil {
-		return out, err
-	}
-	out.Proxies = proxyChanges(have, want)
-	out.Changes = len(out.Files) > 0 || len(out.Calls) > 0 || len(out.Proxies) > 0
-	return out, nil
 }
 
 // besides leaves out the warnings about what an error speaks of already.
@@ -163,7 +129,7 @@ func (s *Server) apply(ctx context.Context) (api.Applied, error) {
 
 // change makes another generation the one in force, and waits for the proxies.
 func (s *Server) change(ctx context.Context, event string, take func(context.Context) (file.Step, config.Diagnostics, error)) (api.Applied, error) {
-	began := s.now()
+	began, was := s.now(), s.hub.Snapshot()
 	step, diags, err := take(ctx)
 	if err != nil {
 		return api.Applied{}, err
@@ -177,8 +143,13 @@ func (s *Server) change(ctx context.Context, event string, take func(context.Con
 	if err := s.hub.Settle(ctx); err != nil {
 		return out, fmt.Errorf("waiting for the registry to take generation in: %w", err)
 	}
+	_, m := s.files.Current()
+	snap := s.hub.Snapshot()
+	more, _ := diagnostics(append(besides(config.CatalogWarnings(m, instancesOf(snap)), diags), disagreements(m, snap)...))
+	out.Warnings = append(out.Warnings, more...)
 	if out.Frozen = s.frost.is() != nil; !out.Frozen {
 		s.acknowledged(ctx, &out)
+		out.Cut = cutBetween(was, snap)
 	}
 	out.Seconds = s.now().Sub(began).Seconds()
 	fields := []any{"generation", out.Generation, "previous", out.Previous, "proxies", out.Proxies, "acknowledged", out.Acknowledged, "refused", out.Refused}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/kerege/kerege/api"
 	"github.com/kerege/kerege/durable"
+	"github.com/kerege/kerege/mesh"
 )
 
 // frost is whether proxies are told of changes. It is kept on disk: a server that
@@ -112,7 +113,8 @@ func (s *Server) freeze(r *http.Request) (any, error) {
 	if f := s.frost.is(); f != nil {
 		return f, nil
 	}
-	f := &api.Frozen{Since: s.now(), Reason: req.Reason}
+	gen, _ := s.files.Current()
+	f := &api.Frozen{Since: s.now(), Reason: req.Reason, Generation: int(gen.Counter)}
 	if err := s.frost.set(f); err != nil {
 		return nil, err
 	}
@@ -124,7 +126,7 @@ func (s *Server) freeze(r *http.Request) (any, error) {
 
 // unfreeze is POST /v1/thaw: proxies are brought in step with what is so now.
 func (s *Server) unfreeze(r *http.Request) (any, error) {
-	was := s.frost.is()
+	was, told := s.frost.is(), s.planner.told()
 	if was == nil {
 		return nil, fail(http.StatusConflict, "nothing is frozen", "")
 	}
@@ -137,8 +139,53 @@ func (s *Server) unfreeze(r *http.Request) (any, error) {
 		began := s.now()
 		s.acknowledged(r.Context(), &out)
 		out.Seconds = s.now().Sub(began).Seconds()
+		out.Cut = cutBetween(told, s.hub.Snapshot())
 	}
 	gen, _ := s.files.Current()
 	out.Generation, out.Previous, out.Of = int(gen.Counter), int(gen.Counter), int(s.files.RolledBack())
 	return out, nil
+}
+
+// freezing is GET /v1/freeze: whether it is frozen, and what waits.
+func (s *Server) freezing() api.Freeze {
+	_, f := s.inForce(false)
+	return api.Freeze{Frozen: f}
+}
+
+// inForce is what the proxies were told, and how it stands with a freeze; nil: there
+// is none, and they are told what is so as it comes. While frozen it is what they
+// have, unless applied asks for what a thaw brings. A server that was started frozen
+// does not know what they have: it gives what a thaw brings, and says so.
+func (s *Server) inForce(applied bool) (*mesh.Snapshot, *api.Frozen) {
+	now, frozen := s.hub.Snapshot(), s.frost.is()
+	if frozen == nil {
+		return now, nil
+	}
+	f := *frozen
+	told := s.planner.told()
+	if told == nil {
+		f.Unknown = true
+		return now, &f
+	}
+	f.Waiting = waiting(told, now)
+	if applied {
+		return now, &f
+	}
+	return told, &f
+}
+
+// waiting counts what a thaw changes: services, with their instances, routes,
+// intentions, the roots, and the mesh's own settings.
+func waiting(told, now *mesh.Snapshot) int {
+	things := map[mesh.Key]bool{}
+	for _, k := range mesh.Diff(told, now) {
+		switch k.Kind {
+		case mesh.KindInstances:
+			k.Kind = mesh.KindService
+			things[k] = true
+		case mesh.KindService, mesh.KindRoute, mesh.KindIntention, mesh.KindBundle, mesh.KindMesh:
+			things[k] = true
+		}
+	}
+	return len(things)
 }

@@ -48,6 +48,7 @@ type planner struct {
 
 	mu       sync.Mutex // compiler is read by the API, too
 	compiler *plan.Compiler
+	begun    bool // a snapshot was taken
 	has      map[mesh.ProxyID]wish
 }
 
@@ -91,6 +92,7 @@ func (p *planner) run(ctx context.Context, hub snapshots) error {
 	}
 	p.update(hub.Take())
 	p.know()
+	missed := false // something was there to be taken, and it was frozen
 	for {
 		changes := hub.Changes()
 		if p.frozen() {
@@ -100,15 +102,11 @@ func (p *planner) run(ctx context.Context, hub snapshots) error {
 		case <-ctx.Done():
 			return nil
 		case <-changes:
-			if !p.turn(hub) { // it froze between the look above and now
-				select {
-				case <-p.frost.thawed():
-				case <-ctx.Done():
-					return nil
-				}
-				p.turn(hub)
-			}
+			missed = !p.turn(hub) // it may have frozen between the look above and now
 		case <-wake:
+			if missed {
+				missed = !p.turn(hub)
+			}
 		case <-p.poke:
 			p.listen()
 		}
@@ -127,6 +125,16 @@ func (p *planner) turn(hub snapshots) bool {
 	return true
 }
 
+// told is the snapshot that the proxies were last told of; nil: none, since this start.
+func (p *planner) told() *mesh.Snapshot {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !p.begun {
+		return nil
+	}
+	return p.compiler.Snapshot()
+}
+
 func (p *planner) frozen() bool { return p.frost != nil && p.frost.is() != nil }
 
 func (p *planner) update(snap *mesh.Snapshot, keys []mesh.Key) {
@@ -135,6 +143,7 @@ func (p *planner) update(snap *mesh.Snapshot, keys []mesh.Key) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	dirty := p.compiler.Update(snap, keys)
+	p.begun = true
 	p.push(dirty)
 	if p.pushed != nil {
 		p.pushed(taken, dirty)

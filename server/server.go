@@ -67,6 +67,7 @@ type Server struct {
 	metrics    *metrics
 	converging *convergence
 	tally      tally
+	said       said
 
 	nodeStreams *nodeServer
 }
