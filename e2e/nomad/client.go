@@ -32,7 +32,8 @@ type Client struct {
 
 // second is the host that Client runs on, from first to last.
 const second = `mount -t tmpfs -o mode=755 tmpfs /run
-for d in /var/lib/kerege /var/lib/cni /dev/shm; do mkdir -p $d && mount -t tmpfs -o mode=755 tmpfs $d; done
+for d in /var/lib/kerege /var/lib/cni; do mkdir -p $d && mount -t tmpfs -o mode=755 tmpfs $d; done
+mount -t tmpfs -o mode=1777 tmpfs /dev/shm
 ip link set lo up
 touch "$1"
 exec sleep 900`

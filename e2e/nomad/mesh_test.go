@@ -277,6 +277,7 @@ func TestAJobInTheMesh(t *testing.T) {
 	t.Run("a canary takes its share", func(t *testing.T) { (&meshed{t, m.a}).canary(web[0]) })
 	t.Run("an agent restarts under load", func(t *testing.T) { (&meshed{t, m.a}).agentRestarts(web[0], p.next(t, "nomad job restart")) })
 	t.Run("a client is drained under load", func(t *testing.T) { (&meshed{t, m.a}).drained(web[0], p.next(t, "nomad node drain")) })
+	t.Run("a registration in consul is no identity", func(t *testing.T) { (&meshed{t, m.a}).forged(web[0]) })
 	t.Run("a job without an identity", func(t *testing.T) { (&meshed{t, m.a}).withoutIdentity() })
 	sh(t, p.next(t, "nomad job stop"))
 	m.until(60*time.Second, "an empty node", func() (bool, string) {
@@ -407,6 +408,10 @@ func (m *meshed) withoutIdentity() {
 	})
 	if n, _ := m.in("api"); n != 2 {
 		m.t.Errorf("%d of api are in the mesh", n)
+	}
+	list, _, err := m.a.Jobs().Allocations("api-3", true, nil)
+	if err != nil || len(list) == 0 || list[0].TaskStates["api"] != nil && !list[0].TaskStates["api"].StartedAt.IsZero() {
+		m.t.Errorf("the application did not wait for its certificate: %v %+v", err, list)
 	}
 	sh(m.t, "nomad job stop -detach api-3")
 }
