@@ -68,7 +68,7 @@ func newIssuer(name string, parent *issuer, now time.Time, ttl time.Duration) (*
 }
 
 // leaf signs a public key under id. hosts are names and addresses besides it,
-// for the server's own certificate only.
+// for the server's own certificate, and the mark of a node.
 func (i *issuer) leaf(public any, id mesh.Identity, now time.Time, ttl time.Duration, hosts hosts) ([]byte, error) {
 	n, err := serial()
 	if err != nil {

@@ -138,9 +138,9 @@ func (l *Limiter) leave(node string, turn chan struct{}) {
 
 // SignFor is Sign on behalf of a node, no faster than the configured rate and
 // with the nodes taken in turn. It returns ErrBusy when too many wait.
-func (a *Authority) SignFor(ctx context.Context, node string, csrDER []byte, id mesh.Identity, ttl time.Duration) ([][]byte, error) {
+func (a *Authority) SignFor(ctx context.Context, node string, csrDER []byte, id mesh.Identity, ttl time.Duration, marks ...string) ([][]byte, error) {
 	if err := a.limiter.Wait(ctx, node); err != nil {
 		return nil, err
 	}
-	return a.Sign(csrDER, id, ttl)
+	return a.Sign(csrDER, id, ttl, marks...)
 }

@@ -48,6 +48,10 @@ type TokenOptions struct {
 	// Audit hears of each creation, try, eviction and ban. No value is secret.
 	Audit func(event string, keyValues ...any)
 
+	// KeepAway is how long the mark of a node that was sent away is kept: as long as
+	// anything can still be open that it opened. 0 is 31 days.
+	KeepAway time.Duration
+
 	step func(string)
 }
 
@@ -67,6 +71,7 @@ type Tokens struct {
 type table struct {
 	Tokens []token          `json:"tokens"`
 	Nodes  map[string]*node `json:"nodes"`
+	Away   []away           `json:"away,omitempty"` // in the order they were sent away
 }
 
 type token struct {
@@ -202,6 +207,7 @@ func (t *Tokens) spend(text, nodeName, address string) error {
 		v.Tokens[i].Spent, v.Tokens[i].By = now, nodeName
 		since := time.Time{} // the host that was in under the name is out
 		if v.Nodes[nodeName] != nil {
+			v.sendAway(nodeName, now)
 			since = now.Truncate(time.Second) // as exact as a certificate's times
 		}
 		v.Nodes[nodeName] = &node{Joined: now, Address: address, Since: since}
@@ -243,7 +249,7 @@ func (t *Tokens) change(edit func(*table) error) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	now := t.opt.Now()
-	next := table{Nodes: map[string]*node{}}
+	next := table{Nodes: map[string]*node{}, Away: recent(t.table.Away, now, or(t.opt.KeepAway, defaultKeepAway))}
 	for _, k := range t.table.Tokens {
 		if now.Before(k.Expires.Add(keepSpent)) {
 			next.Tokens = append(next.Tokens, k)
@@ -306,6 +312,7 @@ func (t *Tokens) out(nodeName string, edit func(*node)) error {
 			v.Nodes[nodeName] = n
 		}
 		n.Since = t.opt.Now().Round(0)
+		v.sendAway(nodeName, n.Since)
 		edit(n)
 		return nil
 	})

@@ -15,6 +15,7 @@ func Diff(old, new *Snapshot) []Key {
 	b.mark(Key{KindMesh, ""}, old.Config() != new.Config())
 	b.mark(Key{KindDefaults, ""}, !reflect.DeepEqual(old.defaults, new.defaults))
 	b.mark(Key{KindBundle, ""}, !bytes.Equal(old.bundle, new.bundle))
+	b.mark(Key{KindAway, ""}, !slices.Equal(old.away, new.away))
 	b.mark(Key{KindServices, ""}, !slices.Equal(old.names, new.names))
 	b.mark(Key{KindOpen, ""}, !slices.Equal(old.open, new.open))
 	b.mark(Key{KindPatterns, ""}, !slices.Equal(old.patterns, new.patterns))

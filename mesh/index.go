@@ -10,6 +10,7 @@ type entry struct {
 	mesh     *Config
 	defaults []*Defaults
 	bundle   []byte
+	away     []string
 	slots    map[string]*slot
 	refused  []Conflict
 }
@@ -33,7 +34,7 @@ func partKey(p Part) string { return p.Source + "\x00" + p.Scope }
 // index copies a part, so that the caller may go on using its slices. It gives
 // nil for a part that says nothing.
 func index(p Part) *entry {
-	e := &entry{mesh: p.Mesh, bundle: slices.Clone(p.Bundle), slots: map[string]*slot{}}
+	e := &entry{mesh: p.Mesh, bundle: slices.Clone(p.Bundle), away: slices.Clone(p.Away), slots: map[string]*slot{}}
 	for i := range p.Defaults {
 		e.defaults = append(e.defaults, new(p.Defaults[i]))
 	}
@@ -83,7 +84,7 @@ func index(p Part) *entry {
 		slices.Sort(s.retained)
 		s.retained = slices.Compact(s.retained)
 	}
-	if e.mesh == nil && e.defaults == nil && len(e.bundle) == 0 && len(e.slots) == 0 && e.refused == nil {
+	if e.mesh == nil && e.defaults == nil && len(e.bundle)+len(e.away) == 0 && len(e.slots) == 0 && e.refused == nil {
 		return nil
 	}
 	return e

@@ -19,6 +19,7 @@ const (
 	KindNode                      // what the registries place on a node
 	KindCallers                   // the set of callers' names that are patterns; Name is ""
 	KindOpen                      // the set of services whose default intention is allow; Name is ""
+	KindAway                      // the marks of nodes that are trusted no more; Name is ""
 )
 
 // Key names one thing that a reader of a snapshot may depend on. It is
@@ -28,7 +29,7 @@ type Key struct {
 	Name string
 }
 
-var kindNames = [...]string{"", "mesh", "defaults", "bundle", "services", "service", "instances", "route", "intention", "patterns", "caller", "node", "callers", "open"}
+var kindNames = [...]string{"", "mesh", "defaults", "bundle", "services", "service", "instances", "route", "intention", "patterns", "caller", "node", "callers", "open", "away"}
 
 // String is "service api", or "mesh" where there is no name.
 func (k Key) String() string {

@@ -54,7 +54,7 @@ func (b *builder) replace(key string, e *entry) {
 	} else {
 		b.s.entries = b.s.entries.with(key, e)
 	}
-	if e.mesh != nil || prev.mesh != nil || len(e.defaults)+len(prev.defaults)+len(e.bundle)+len(prev.bundle) > 0 {
+	if e.mesh != nil || prev.mesh != nil || len(e.defaults)+len(prev.defaults)+len(e.bundle)+len(prev.bundle)+len(e.away)+len(prev.away) > 0 {
 		b.global = true
 	}
 	for name, was := range prev.slots {
@@ -88,7 +88,7 @@ func (b *builder) slot(part, name string, was, is *slot) {
 // globals works out the mesh block, the defaults and the bundle anew.
 func (b *builder) globals() {
 	s := b.s
-	s.config, s.defaults, s.bundle, s.conflicts = nil, nil, nil, nil
+	s.config, s.defaults, s.bundle, s.away, s.conflicts = nil, nil, nil, nil, nil
 	s.entries.all(func(_ string, e *entry) {
 		switch {
 		case e.mesh == nil:
@@ -104,7 +104,10 @@ func (b *builder) globals() {
 				s.bundle = append(s.bundle, '\n')
 			}
 		}
+		s.away = append(s.away, e.away...)
 	})
+	slices.Sort(s.away)
+	s.away = slices.Compact(s.away)
 	slices.SortStableFunc(s.defaults, func(a, b *Defaults) int {
 		if c := longer(a.Label, b.Label); c != 0 {
 			return c
@@ -120,6 +123,7 @@ func (b *builder) globals() {
 	b.mark(Key{KindMesh, ""}, mesh)
 	b.mark(Key{KindDefaults, ""}, defaults)
 	b.mark(Key{KindBundle, ""}, !bytes.Equal(s.bundle, b.old.bundle))
+	b.mark(Key{KindAway, ""}, !slices.Equal(s.away, b.old.away))
 	if mesh || defaults {
 		s.records.all(func(name string, _ *record) { b.dirty[name] = true })
 	}

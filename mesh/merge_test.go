@@ -57,6 +57,7 @@ func drawTestPart(t *rapid.T) Part {
 		}
 	case 5:
 		p.Source, p.Scope, p.Bundle = "ca", "", []byte(one(t, "", "one", "two\n"))
+		p.Away = one(t, nil, []string{"b", "a"}, []string{"a", "a"})
 	case 6:
 		p.Source = "served"
 		for range min(n, 1) {
@@ -96,7 +97,7 @@ func drawTestFile(t *rapid.T, p *Part, n int) {
 // reads is all that a snapshot says, key by key.
 func reads(s *Snapshot) map[Key]any {
 	m := map[Key]any{
-		{KindMesh, ""}: s.Config(), {KindDefaults, ""}: s.Defaults(), {KindBundle, ""}: string(s.Bundle()),
+		{KindMesh, ""}: s.Config(), {KindDefaults, ""}: s.Defaults(), {KindBundle, ""}: string(s.Bundle()), {KindAway, ""}: s.Away(),
 		{KindServices, ""}: s.Services(), {KindPatterns, ""}: s.Patterns(), {KindCallers, ""}: s.CallerPatterns(), {KindOpen, ""}: s.Open(),
 	}
 	for _, n := range append([]string{"*", "batch-*", "ghost"}, testNames...) {

@@ -19,7 +19,8 @@ type Part struct {
 	Served      []Served
 	Retained    []Pair
 	Allocations []Allocation
-	Bundle      []byte // PEM of the trusted roots
+	Bundle      []byte   // PEM of the trusted roots
+	Away        []string // the marks of nodes that are trusted no more
 }
 
 // Conflict is something two parts disagree on, or an entry that cannot be used.

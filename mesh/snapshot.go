@@ -22,6 +22,7 @@ type Snapshot struct {
 	config         *Config
 	defaults       []*Defaults // narrowest label first
 	bundle         []byte
+	away           []string
 	names, open    []ServiceName
 	patterns       []string
 	callerPatterns []string
@@ -37,6 +38,9 @@ func (s *Snapshot) Defaults() []*Defaults { return s.defaults }
 
 // Bundle is the PEM of the trusted roots; nil before a CA has spoken.
 func (s *Snapshot) Bundle() []byte { return s.bundle }
+
+// Away are the marks of the nodes that are trusted no more, sorted.
+func (s *Snapshot) Away() []string { return s.away }
 
 // Services are the names of all services, sorted: those with a block, an
 // instance, or an intention of their own.

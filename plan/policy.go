@@ -24,9 +24,12 @@ func compilePolicies(v *View, name mesh.ServiceName) ([]*Policy, []Problem) {
 		p := &Policy{
 			Name:        string(name) + ":" + strconv.Itoa(int(port.Number)),
 			TrustDomain: v.Config().TrustDomain, Bundle: v.Bundle(), Default: svc.DefaultIntention,
-			Open:  policy.RulesOf(intentions, svc.DefaultIntention, name, port.Name).Text(),
+			Away:  v.Away(),
 			Cause: mesh.Key{Kind: mesh.KindIntention, Name: string(name)},
 		}
+		rules := policy.RulesOf(intentions, svc.DefaultIntention, name, port.Name)
+		rules.Away = p.Away
+		p.Open = rules.Text()
 		p.permissions(intentions, port)
 		p.callers(v, svc, port, intentions)
 		list = append(list, p)

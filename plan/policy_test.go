@@ -47,6 +47,22 @@ func TestPolicyIsDecide(t *testing.T) {
 	})
 }
 
+// Who is trusted no more is in the rules of every port, for Envoy and for the node.
+func TestWhoWasSentAwayIsInEveryPolicy(t *testing.T) {
+	snap, _ := mesh.Merge(mesh.Part{Source: "ca", Away: []string{"b", "a"}}, mesh.Part{Source: "file", Services: []mesh.ServiceConfig{{Name: "api", Ports: []mesh.Port{
+		{Name: "http", Number: 80, Protocol: "http"}, {Name: "db", Number: 81, Protocol: "tcp"}}}}})
+	p, _ := Compile(NewView(snap), proxyOf("api"))
+	for _, in := range p.Inbound {
+		rules, err := policy.ReadRules(in.Policy.Open)
+		if err != nil || !slices.Equal(in.Policy.Away, []string{"a", "b"}) || !rules.SentAway("a") || !rules.SentAway("b") || rules.SentAway("c") || rules.SentAway("") {
+			t.Errorf("port %s: %v, %+v, %v", in.Name, in.Policy.Away, rules, err)
+		}
+	}
+	if len(p.Inbound) != 2 {
+		t.Errorf("%d ports", len(p.Inbound))
+	}
+}
+
 func opens(p *Policy, id mesh.Identity) bool {
 	switch {
 	case id == (mesh.Identity{}):

@@ -85,6 +85,7 @@ type Policy struct {
 	AnyCaller bool
 	Deniers   []mesh.Identity // under AnyCaller: those who may not
 	Plaintext bool            // may a caller without a certificate open a TCP connection, where mtls lets it in at all
+	Away      []string        // marks that are believed no more: who has one in its certificate is refused
 	Open      []byte          // by what nodes judge what is open on the port, as policy.ReadRules reads it
 	Cause     mesh.Key
 }

@@ -206,7 +206,7 @@ func drawPart(t *rapid.T, parts map[[2]string]mesh.Part) mesh.Part {
 	case 6:
 		return drawAllocations(t, pick(t, append(names, "Legacy"), "registered"))
 	case 5:
-		return mesh.Part{Source: "ca", Bundle: []byte(pick(t, []string{"one", "two"}, "bundle"))}
+		return mesh.Part{Source: "ca", Bundle: []byte(pick(t, []string{"one", "two"}, "bundle")), Away: pick(t, [][]string{nil, {"a"}, {"a", "b"}}, "away")}
 	}
 	return drawFile(t, parts[[2]string{"file", ""}])
 }

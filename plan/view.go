@@ -37,6 +37,11 @@ func (v *View) Bundle() []byte {
 	return v.snap.Bundle()
 }
 
+func (v *View) Away() []string {
+	v.read(mesh.KindAway, "")
+	return v.snap.Away()
+}
+
 func (v *View) Services() []mesh.ServiceName {
 	v.read(mesh.KindServices, "")
 	return v.snap.Services()

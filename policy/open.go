@@ -3,6 +3,7 @@ package policy
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
 
 	"github.com/kerege/kerege/mesh"
 )
@@ -13,6 +14,7 @@ type Rules struct {
 	To         mesh.ServiceName
 	Default    mesh.Action
 	Intentions []*mesh.Intention // without positions and ports
+	Away       []string          // marks that are believed no more, sorted
 }
 
 // rulesVersion is raised when a reader that does not know of a change would judge
@@ -26,6 +28,7 @@ type rulesText struct {
 	To         mesh.ServiceName `json:"to"`
 	Default    mesh.Action      `json:"default,omitempty"`
 	Intentions []intentionText  `json:"intentions,omitempty"`
+	Away       []string         `json:"away,omitempty"`
 }
 
 type intentionText struct {
@@ -66,7 +69,7 @@ func RulesOf(intentions []*mesh.Intention, def mesh.Action, to mesh.ServiceName,
 
 // Text writes rules: equal rules, equal bytes.
 func (r Rules) Text() []byte {
-	out := rulesText{Version: rulesVersion, To: r.To, Default: r.Default}
+	out := rulesText{Version: rulesVersion, To: r.To, Default: r.Default, Away: r.Away}
 	for _, in := range r.Intentions {
 		t := intentionText{Label: in.Label, Open: in.Open}
 		for _, p := range in.Rules {
@@ -91,7 +94,7 @@ func ReadRules(text []byte) (Rules, error) {
 	if in.Version != rulesVersion {
 		return Rules{}, fmt.Errorf("reading rules: they are of version %d, and this kerege reads %d", in.Version, rulesVersion)
 	}
-	out := Rules{To: in.To, Default: in.Default}
+	out := Rules{To: in.To, Default: in.Default, Away: in.Away}
 	for _, t := range in.Intentions {
 		to := &mesh.Intention{Label: t.Label, Open: t.Open}
 		for _, p := range t.Rules {
@@ -137,6 +140,13 @@ func closer(a, b string) bool {
 		return exact
 	}
 	return len(a) > len(b)
+}
+
+// SentAway says whether a certificate with this mark is believed no more, whatever
+// the intentions say. "" is none.
+func (r Rules) SentAway(mark string) bool {
+	_, found := slices.BinarySearch(r.Away, mark)
+	return mark != "" && found
 }
 
 // MayStay says whether what req opened may stay open, and if not, why.

@@ -3,6 +3,7 @@ package server
 import (
 	"net/http"
 	"slices"
+	"time"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -58,6 +59,7 @@ func (s *Server) away(node, how string, send func(string) error) (any, error) {
 				out.Services = append(out.Services, memberName(string(m.Service), m.Workload))
 			}
 		}
+		s.putTrust()
 		return s.hub.Members().Replace(node)
 	})
 	out.Streams = s.drop(node, how)
@@ -67,6 +69,18 @@ func (s *Server) away(node, how string, send func(string) error) (any, error) {
 	slices.Sort(out.Services)
 	s.log.Named("audit").Info("node sent away", "node", node, "how", how, "services", out.Services, "streams", out.Streams)
 	return out, nil
+}
+
+// putTrust tells the mesh who is trusted: what ends in the roots, less what nodes
+// have that were sent away.
+func (s *Server) putTrust() {
+	s.hub.Put(mesh.Part{Source: "ca", Bundle: s.ca.Bundle(), Away: s.tokens.Away()})
+}
+
+// longestOpen is how long a connection can be of use that a node opened which was
+// sent away: its certificate lives as long, and HTTP on it a day more.
+func (s *Server) longestOpen() time.Duration {
+	return 30*s.ca.Status().LeafTTL + 25*time.Hour
 }
 
 // drop ends the streams of a node's proxies.

@@ -1,6 +1,7 @@
 package server
 
 import (
+	"crypto/x509"
 	"net/http"
 	"slices"
 	"strings"
@@ -32,6 +33,14 @@ func TestAHostIsSentAway(t *testing.T) {
 			r.until("it is connected", func() bool {
 				return slices.ContainsFunc(r.s.nodes.list(), func(n api.Node) bool { return n.Name == "vm-2" && n.Connected })
 			})
+			_, own := newRequest(t)
+			signed, err := keregev1.NewSignClient(vm2).Sign(t.Context(), &keregev1.SignRequest{Service: "api", Csr: own})
+			noError(t, err)
+			leaf, err := x509.ParseCertificate(signed.Chain[0])
+			noError(t, err)
+			if len(r.s.hub.Snapshot().Away()) != 0 {
+				t.Errorf("away are %v", r.s.hub.Snapshot().Away())
+			}
 			begin := time.Now()
 			body := ""
 			if how == "ban" {
@@ -57,6 +66,9 @@ func TestAHostIsSentAway(t *testing.T) {
 				t.Errorf("it was told: %v, after %s", evicted, time.Since(begin))
 			}
 			r.until("nobody calls it", func() bool { in := r.s.hub.Snapshot().Instances("api"); return len(in) == 1 && !in[0].In })
+			r.until("what it holds is believed no more", func() bool {
+				return len(leaf.DNSNames) == 1 && slices.Equal(r.s.hub.Snapshot().Away(), leaf.DNSNames)
+			})
 			if len(r.s.hub.Members().List()) != 1 { // web on vm-1
 				t.Errorf("members %v", r.s.hub.Members().List())
 			}

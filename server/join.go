@@ -19,12 +19,13 @@ import (
 // spender uses up join tokens: ca.Tokens.
 type spender interface {
 	Spend(text, node, address string) error
+	Mark(node string) string
 }
 
 // signer issues certificates: ca.Authority.
 type signer interface {
-	Sign(csr []byte, id mesh.Identity, ttl time.Duration) ([][]byte, error)
-	SignFor(ctx context.Context, node string, csr []byte, id mesh.Identity, ttl time.Duration) ([][]byte, error)
+	Sign(csr []byte, id mesh.Identity, ttl time.Duration, marks ...string) ([][]byte, error)
+	SignFor(ctx context.Context, node string, csr []byte, id mesh.Identity, ttl time.Duration, marks ...string) ([][]byte, error)
 	Bundle() []byte
 	TrustDomain() string
 }
@@ -69,7 +70,7 @@ func (s *joinServer) Join(ctx context.Context, req *keregev1.JoinRequest) (*kere
 		s.replaced(req.GetNode())
 	}
 	id := mesh.Identity{TrustDomain: s.ca.TrustDomain(), Kind: mesh.KindNodeIdentity, Name: req.GetNode()}
-	chain, err := s.ca.Sign(req.GetCsr(), id, 0)
+	chain, err := s.ca.Sign(req.GetCsr(), id, 0, s.tokens.Mark(id.Name))
 	if err != nil {
 		s.log.Error("a node joined and cannot be given a certificate", "node", req.GetNode(), "error", err)
 		return nil, status.Error(codes.Internal, "the server cannot sign, and its log says why; make a new token for this node when that is put right")

@@ -97,7 +97,7 @@ func New(cfg *config.Server, opt Options) (*Server, error) {
 		return nil, err
 	}
 	s.hub = registry.New(registry.Options{Logger: s.log.Named("registry"), DataDir: filepath.Join(cfg.DataDir, "registry"), Grace: cfg.FirstGrace})
-	s.hub.Put(mesh.Part{Source: "ca", Bundle: s.ca.Bundle()})
+	s.putTrust()
 	s.nodes, s.views = newNodeTable(), newViewTable(s.servers())
 	s.metrics = newMetrics(opt.Version, s.readGauges)
 	s.ads = serve.New(serve.Config{Peer: s.peer, Identify: serve.IdentifyBy(s.identify), Opened: serve.OpenedBy(s.opened), Closed: s.closed, Metrics: s.metrics, Logger: s.log.Named("ads"), Now: s.now})
@@ -148,6 +148,7 @@ func (s *Server) openCA(trustDomain string) (err error) {
 	audit := s.log.Named("audit")
 	s.tokens, err = ca.OpenTokens(filepath.Join(s.caDir(), "tokens.json"), ca.TokenOptions{
 		CAHash: s.ca.Hash, Servers: s.servers(), Audit: func(event string, kv ...any) { audit.Info(event, kv...) },
+		KeepAway: s.longestOpen(),
 	})
 	if err == nil {
 		s.secret, err = operatorToken(filepath.Join(s.cfg.DataDir, "operator-token"))

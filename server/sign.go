@@ -22,6 +22,7 @@ import (
 // admission says whether a node may still use a certificate: ca.Tokens.
 type admission interface {
 	Admitted(node string, issued time.Time) error
+	Mark(node string) string
 }
 
 // callingNode is the node at the other end of a call, from its certificate alone, and
@@ -79,7 +80,7 @@ func (s *signServer) Sign(ctx context.Context, req *keregev1.SignRequest) (*kere
 		}
 		id = mesh.ServiceIdentity(id.TrustDomain, mesh.ServiceName(req.GetService()))
 	}
-	chain, err := s.ca.SignFor(ctx, node, req.GetCsr(), id, 0)
+	chain, err := s.ca.SignFor(ctx, node, req.GetCsr(), id, 0, s.admit.Mark(node))
 	switch {
 	case errors.Is(err, ca.ErrSign):
 		s.log.Warn("not signed", "node", node, "identity", id.String(), "why", err)

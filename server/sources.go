@@ -77,7 +77,7 @@ func (s *Server) registerNodes(g *grpc.Server) {
 		mesh: func() (*mesh.Snapshot, []api.Node) { return s.hub.Snapshot(), s.nodeStatus() },
 		left: s.tokens.SetLeft, tokenNode: s.tokens.NodeOf}
 	keregev1.RegisterJoinServer(g, &joinServer{log: audit, tokens: s.tokens, ca: s.ca, servers: s.servers, now: s.now,
-		replaced: func(node string) { s.drop(node, "replaced by another host") }})
+		replaced: func(node string) { s.putTrust(); s.drop(node, "replaced by another host") }})
 	keregev1.RegisterSignServer(g, &signServer{log: audit, admit: s.tokens, ca: s.ca, views: s.views, evidence: s.evidence, witness: s.witness,
 		barred: func(node, service, workload string) string {
 			return s.hub.Snapshot().Barred(node, mesh.ServiceName(service), workload)

@@ -191,6 +191,10 @@ func (w *writer) inboundHTTP(in *plan.Inbound, mtls bool, first ...*routev3.Rout
 	}}}
 	m.AccessLog = []*accesslogv3.AccessLog{w.denials(in), w.runningCalls(in.Policy)}
 	m.AccessLogOptions = &hcmv3.HttpConnectionManager_HcmAccessLogOptions{AccessLogFlushInterval: dur(callRuns)}
+	// A connection outlives its caller's certificate. One that a caller which was sent
+	// away holds must not outlive what is known of that; all others see no call fail.
+	m.CommonHttpProtocolOptions.MaxConnectionDuration = dur(24 * time.Hour)
+	m.Http1SafeMaxConnectionDuration = true
 	theirs := []string{"x-envoy-", "x-kerege-"}
 	ours := []string{"x-envoy-"}
 	if mtls {

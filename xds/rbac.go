@@ -35,6 +35,11 @@ func denyAll() *rbacfilterv3.RBAC {
 func rbac(p *plan.Policy) *rbacfilterv3.RBAC {
 	deny, allow := principals(p, p.Deny), principals(p, p.Allow)
 	denials := &rbacv3.RBAC{Action: rbacv3.RBAC_DENY, Policies: named("deny", p.Deny, deny)}
+	if len(p.Away) > 0 {
+		who := sentAway(p.Away)
+		deny = append(deny, who)
+		denials.Policies["node[away]"] = whoever(who)
+	}
 	switch {
 	case p.Default == mesh.ActionAllow:
 		return &rbacfilterv3.RBAC{Rules: denials}
@@ -141,6 +146,16 @@ func callers(trustDomain string, names []string) *rbacv3.Principal {
 
 func authenticated(m *matcherv3.StringMatcher) *rbacv3.Principal {
 	return &rbacv3.Principal{Identifier: &rbacv3.Principal_Authenticated_{Authenticated: &rbacv3.Principal_Authenticated{PrincipalName: m}}}
+}
+
+// sentAway matches a caller by the marks in its certificate. Envoy looks for a
+// principal in the URIs first, then in the DNS names, and no mark is a URI.
+func sentAway(marks []string) *rbacv3.Principal {
+	var out []*rbacv3.Principal
+	for _, m := range marks {
+		out = append(out, authenticated(exact(m)))
+	}
+	return anyOf(out)
 }
 
 // path matches the path without its query.

@@ -3,6 +3,7 @@ package xds
 import (
 	"fmt"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -17,10 +18,10 @@ import (
 )
 
 // decide is what Envoy makes of a filter, written from its documentation.
-func decide(f *rbacfilterv3.RBAC, r policy.Request) bool {
+func decide(f *rbacfilterv3.RBAC, r policy.Request, names ...string) bool {
 	for _, p := range f.Rules.Policies {
 		for _, who := range p.Principals {
-			if holds(who, r) {
+			if holds(who, r, names) {
 				return f.Rules.Action == rbacv3.RBAC_ALLOW
 			}
 		}
@@ -28,28 +29,30 @@ func decide(f *rbacfilterv3.RBAC, r policy.Request) bool {
 	return f.Rules.Action == rbacv3.RBAC_DENY
 }
 
-func holds(p *rbacv3.Principal, r policy.Request) bool {
+// names are the DNS names in the caller's certificate.
+func holds(p *rbacv3.Principal, r policy.Request, names []string) bool {
 	switch p := p.Identifier.(type) {
 	case *rbacv3.Principal_Any:
 		return p.Any
 	case *rbacv3.Principal_NotId:
-		return !holds(p.NotId, r)
+		return !holds(p.NotId, r, names)
 	case *rbacv3.Principal_AndIds:
 		for _, q := range p.AndIds.Ids {
-			if !holds(q, r) {
+			if !holds(q, r, names) {
 				return false
 			}
 		}
 		return true
 	case *rbacv3.Principal_OrIds:
 		for _, q := range p.OrIds.Ids {
-			if holds(q, r) {
+			if holds(q, r, names) {
 				return true
 			}
 		}
 		return false
 	case *rbacv3.Principal_Authenticated_:
-		return r.From != (mesh.Identity{}) && same(p.Authenticated.PrincipalName, r.From.String())
+		is := func(name string) bool { return same(p.Authenticated.PrincipalName, name) }
+		return r.From != (mesh.Identity{}) && (is(r.From.String()) || slices.ContainsFunc(names, is))
 	case *rbacv3.Principal_Header:
 		return p.Header.Name == ":method" && same(p.Header.GetStringMatch(), r.Method)
 	case *rbacv3.Principal_UrlPath:
@@ -96,6 +99,7 @@ func TestRulesAreDecidedAsPolicyDecides(t *testing.T) {
 			Name: "api:8080", TrustDomain: testDomain,
 			Default: rapid.SampledFrom([]mesh.Action{mesh.ActionAllow, mesh.ActionDeny}).Draw(t, "default"),
 			Deny:    someRules(t, mesh.ActionDeny), Allow: someRules(t, mesh.ActionAllow),
+			Away: rapid.SampledFrom([][]string{nil, {"a.mark"}, {"a.mark", "b.mark"}}).Draw(t, "away"),
 		}
 		filter := rbac(p)
 		if err := filter.ValidateAll(); err != nil {
@@ -114,7 +118,11 @@ func TestRulesAreDecidedAsPolicyDecides(t *testing.T) {
 				r.From = testIdentity(name)
 			}
 			want := policy.Decide(intentions, p.Default, r)
-			if got := decide(filter, r); got != want.Allowed {
+			mark := rapid.SampledFrom([]string{"", "a.mark", "b.mark", "c.mark"}).Draw(t, "mark")
+			if r.From.Name != "" && slices.Contains(p.Away, mark) {
+				want = policy.Decision{Reason: "its node was sent away"}
+			}
+			if got := decide(filter, r, mark); got != want.Allowed {
 				t.Fatalf("Envoy would say %v, Decide says %v (%s) for %+v\n%v", got, want.Allowed, want.Reason, r, filter)
 			}
 		}

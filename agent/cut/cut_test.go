@@ -13,6 +13,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/kerege/kerege/mesh"
+	"github.com/kerege/kerege/policy"
 )
 
 func ports(list []netip.AddrPort) (out []int) {
@@ -69,6 +70,28 @@ func TestWhatWasLetInAMomentBeforeIsCutWhenItIsToldOf(t *testing.T) {
 	tell(t, p, "", allow("ops"))
 	p.take([]event{from(1, "web"), from(2, "ops"), asking(from(3, "web"), 1, "GET", "/")})
 	wantCut(t, k, "told of after the change", 1, 3)
+}
+
+// A node that was sent away loses what it holds, whatever its service may do, and
+// other nodes of the service nothing.
+func TestANodeThatWasSentAwayIsCut(t *testing.T) {
+	p, k := testProxy()
+	gone, stays := mesh.Mark("vm-1", time.Unix(1, 0)), mesh.Mark("vm-1", time.Unix(2, 0))
+	marked := func(e event, mark string) event { e.mark = mark; return e }
+	rules := policy.RulesOf([]*mesh.Intention{{Label: "api", Open: "finish", Rules: []mesh.Permission{allow("*")}}}, mesh.ActionDeny, "api", "")
+	p.Shown(secretType, testRules, textBody(rules.Text()))
+	p.judgeAll()
+	p.take([]event{
+		marked(from(1, "web"), gone), marked(from(2, "web"), stays), from(3, "web"), from(4, ""),
+		marked(asking(from(5, "web"), 1, "GET", "/"), gone), marked(asking(from(6, "web"), 1, "GET", "/"), stays),
+	})
+	wantCut(t, k, "nobody was sent away")
+	rules.Away = []string{gone}
+	p.Shown(secretType, testRules, textBody(rules.Text()))
+	p.judgeAll()
+	wantCut(t, k, "one was", 1, 5)
+	p.take([]event{marked(from(7, "web"), gone), marked(from(8, "web"), stays)})
+	wantCut(t, k, "it comes again", 1, 5, 7)
 }
 
 func TestOnlyRunningCallsCount(t *testing.T) {

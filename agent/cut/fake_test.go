@@ -91,6 +91,10 @@ func tellT(p *Proxy, open string, rules ...mesh.Permission) {
 // rulesBody is the resource that rules come in.
 func rulesBody(open string, rules ...mesh.Permission) []byte {
 	text := policy.RulesOf([]*mesh.Intention{{Label: "api", Open: open, Rules: rules}}, mesh.ActionDeny, "api", "").Text()
+	return textBody(text)
+}
+
+func textBody(text []byte) []byte {
 	body, err := proto.Marshal(&tlsv3.Secret{Name: testRules, Type: &tlsv3.Secret_GenericSecret{GenericSecret: &tlsv3.GenericSecret{
 		Secret: &corev3.DataSource{Specifier: &corev3.DataSource_InlineBytes{InlineBytes: text}},
 	}}})

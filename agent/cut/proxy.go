@@ -74,6 +74,7 @@ type place struct{ peer, to netip.AddrPort }
 type connection struct {
 	socket socket
 	caller mesh.Identity // the zero one: no certificate
+	mark   string        // of the node that has the certificate
 	rules  string        // name of those that judge it
 	http   bool
 	calls  map[call]bool // running, where http
@@ -202,6 +203,10 @@ func (p *Proxy) judge(at place, c *connection, calls map[call]bool, l *look) {
 	rules, known := p.rulesOf(c.rules)
 	if !known {
 		return // of a port that is no more: Envoy drains it
+	}
+	if rules.SentAway(c.mark) {
+		p.cut(at, c, reason{rules.To, c.caller, "its node was evicted, banned or replaced"}, l)
+		return
 	}
 	ask := func(method, path string) verdict {
 		q := question{c.rules, c.caller, c.http, method, path}

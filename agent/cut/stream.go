@@ -16,6 +16,7 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/kerege/kerege/mesh"
 	"github.com/kerege/kerege/policy"
 )
 
@@ -122,6 +123,9 @@ func common(rules string, c *accesslogdatav3.AccessLogCommon) (event, bool) {
 	for _, san := range c.GetTlsProperties().GetPeerCertificateProperties().GetSubjectAltName() {
 		if e.uri == "" {
 			e.uri = san.GetUri()
+		}
+		if mesh.IsMark(san.GetDns()) {
+			e.mark = san.GetDns()
 		}
 	}
 	switch c.GetAccessLogType() {

@@ -18,6 +18,8 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/grpc/test/bufconn"
 	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"github.com/kerege/kerege/mesh"
 )
 
 func addr(host string, port uint32) *corev3.Address {
@@ -33,6 +35,10 @@ func said(typ accesslogdatav3.AccessLogType, port uint32) *accesslogdatav3.Acces
 		TlsProperties: &accesslogdatav3.TLSProperties{PeerCertificateProperties: &accesslogdatav3.TLSProperties_CertificateProperties{
 			SubjectAltName: []*accesslogdatav3.TLSProperties_CertificateProperties_SubjectAltName{{
 				San: &accesslogdatav3.TLSProperties_CertificateProperties_SubjectAltName_Uri{Uri: "spiffe://test.example/svc/web"},
+			}, {
+				San: &accesslogdatav3.TLSProperties_CertificateProperties_SubjectAltName_Dns{Dns: "web.example"},
+			}, {
+				San: &accesslogdatav3.TLSProperties_CertificateProperties_SubjectAltName_Dns{Dns: testMark},
 			}},
 		}},
 	}
@@ -50,6 +56,8 @@ func identified(m *accesslogv3.StreamAccessLogsMessage, node, log string) *acces
 	m.Identifier = &accesslogv3.StreamAccessLogsMessage_Identifier{Node: &corev3.Node{Id: node}, LogName: log}
 	return m
 }
+
+var testMark = mesh.Mark("vm-9", time.Unix(1, 0))
 
 // serve opens a proxy's service; the stream ends with the test.
 func serve(t *testing.T, p *Proxy) accesslogv3.AccessLogService_StreamAccessLogsClient {
@@ -99,6 +107,9 @@ func TestEnvoysLogIsRead(t *testing.T) {
 		}}
 		step("a call that runs", 2, http)
 		for _, c := range p.open {
+			if c.mark != testMark || c.caller.Name != "web" {
+				t.Errorf("it is of %v, marked %q", c.caller, c.mark)
+			}
 			if c.http && !c.calls[call{time.Unix(5, 7).UnixNano(), "PURGE", "/a?b"}] {
 				t.Errorf("its call is %+v", c.calls)
 			}

@@ -14,6 +14,7 @@ type event struct {
 	place
 	rules string
 	uri   string // of the caller's certificate; "": none
+	mark  string // of the node that the certificate was signed for; "": not said
 	http  bool
 	call  call // where http
 	began time.Time
@@ -70,7 +71,7 @@ func (p *Proxy) remember(e event) *connection {
 		return nil
 	}
 	c := p.open[e.place]
-	if c != nil && (c.caller != caller || c.http != e.http || c.rules != e.rules || !e.http && !c.since.Equal(e.began)) {
+	if c != nil && (c.caller != caller || c.mark != e.mark || c.http != e.http || c.rules != e.rules || !e.http && !c.since.Equal(e.began)) {
 		p.forget(e.place, c) // another connection from the same port
 		c = nil
 	}
@@ -82,7 +83,7 @@ func (p *Proxy) remember(e event) *connection {
 		if err != nil || !found {
 			return nil
 		}
-		c = &connection{socket: s, caller: caller, rules: e.rules, http: e.http, calls: map[call]bool{}, since: e.began}
+		c = &connection{socket: s, caller: caller, mark: e.mark, rules: e.rules, http: e.http, calls: map[call]bool{}, since: e.began}
 		if !p.room(caller, usage{connections: 1}) {
 			p.counts.Unwatched++
 			return c
