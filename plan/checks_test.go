@@ -49,6 +49,19 @@ func TestAllocationsAreCalledAtTheHostAndListenInside(t *testing.T) {
 			t.Errorf("%s: %+v", name, p.Checks)
 		}
 	}
+	c, moved := NewCompiler(snap), n
+	c.Add(n)
+	moved.Bridge = nil
+	c.Add(moved)
+	if p, _ := c.Proxy(n.ID); len(p.Node.Bridge) > 0 || len(p.Checks) != 1 {
+		t.Errorf("a proxy that came back by another bridge: %+v, %+v", p.Node, p.Checks)
+	}
+	moved.Bridge = []netip.Addr{netip.MustParseAddr("172.26.65.1")}
+	c.Add(n)
+	c.Add(moved)
+	if p, _ := c.Proxy(n.ID); !slices.Equal(p.Node.Bridge, moved.Bridge) {
+		t.Errorf("a proxy that came back by another bridge: %+v", p.Node)
+	}
 	caller, _ := Compile(NewView(snap), Node{ID: mesh.ProxyID{Service: "edge", Node: "n9"}, Explicit: []Explicit{{Service: "web", Port: 8080, LocalPort: 1}}})
 	var at []netip.AddrPort
 	for _, g := range caller.Outbound[0].Ports[0].Clusters[0].Endpoints.Groups {

@@ -49,6 +49,15 @@ func TestChecksChangeTheListener(t *testing.T) {
 		}
 		versions[v] = i
 	}
+	// The bridge alone is another.
+	first, moved := with("172.26.64.1", health), with("172.26.64.9", health)
+	was, err = tr.Translate(first)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if next, err := tr.Next(first, was, moved); err != nil || listenerVersion(t, next) == listenerVersion(t, was) {
+		t.Errorf("the bridge moved, and the listener did not: %v", err)
+	}
 	_ = kept // what is made stays made while somebody has it
 }
 
