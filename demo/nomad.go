@@ -131,13 +131,13 @@ mkdir -p /etc/kerege.d/mesh`, envoy, cli)); err != nil {
 
 func (c *client) start(ctx context.Context) error {
 	c.begin("kerege's server and agent are jobs, too")
-	if _, err := c.typed(ctx, "nomad job run -detach nomad-jobs/server.nomad.hcl"); err != nil {
+	if _, err := c.typed(ctx, "nomad job run -detach -var node=n1 nomad-jobs/server.nomad.hcl"); err != nil {
 		return err
 	}
 	if _, err := c.retried(ctx, "the server", "kerege services", answered); err != nil {
 		return err
 	}
-	if _, err := c.typed(ctx, "nomad job run -detach nomad-jobs/agent.nomad.hcl"); err != nil {
+	if _, err := c.typed(ctx, `nomad job run -detach -var 'servers=["`+nomad.HostAddress+`:7401"]' nomad-jobs/agent.nomad.hcl`); err != nil {
 		return err
 	}
 	const join = "kerege token create -node n1 | kerege join -"

@@ -2,8 +2,7 @@
 # namespaces of allocations and captures there. A restart of it loses no call.
 variable "servers" {
   type        = list(string)
-  default     = []
-  description = "host:port of kerege's servers, for every client; left out, each looks on its own."
+  description = "host:port of kerege's servers, as every client reaches them."
 }
 
 job "kerege-agent" {
@@ -25,7 +24,7 @@ job "kerege-agent" {
         change_mode = "restart"
         data        = <<-EOT
           node       = "{{ env "node.unique.name" }}"
-          retry_join = ${length(var.servers) > 0 ? jsonencode(var.servers) : "[\"{{ env \"attr.unique.network.ip-address\" }}:7401\"]"}
+          retry_join = ${jsonencode(var.servers)}
 
           envoy {
             user = "kerege-envoy"

@@ -1,12 +1,18 @@
-# kerege's server, where Nomad runs it. Its state (the CA, who has joined) is in
-# /var/lib/kerege/server of its node: keep it there by the constraint's name.
+# kerege's server, on one client. Its state (the CA, who has joined) is in
+# /var/lib/kerege/server there: on another client it would be another mesh, with a
+# new CA that no host believes. So it stays, and waits while its client is drained or away.
+variable "node" {
+  type        = string
+  description = "Name of the client that has the server's state, as `nomad node status` shows it."
+}
+
 job "kerege-server" {
   type = "service"
 
-  # constraint {
-  #   attribute = "${node.unique.name}"
-  #   value     = "vm-1"
-  # }
+  constraint {
+    attribute = "${node.unique.name}"
+    value     = var.node
+  }
 
   group "server" {
     count = 1

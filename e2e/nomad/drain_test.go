@@ -57,7 +57,6 @@ func (m *meshed) inOn(c *rig.Client, service string) (bool, string) {
 
 // drained drains a client whose allocation is called from another.
 func (m *meshed) drained(web, drain string) {
-	sh(m.t, `nomad job run -detach -var 'servers=["192.0.2.1:7401"]' nomad-jobs/agent.nomad.hcl`)
 	c, err := m.a.Second()
 	if err != nil {
 		m.t.Fatal(err)
