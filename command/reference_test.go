@@ -109,7 +109,7 @@ func TestExitCodesAndErrors(t *testing.T) {
 func TestFmtLeavesWhatIsNoHCL(t *testing.T) {
 	dir := t.TempDir()
 	broken, fine := filepath.Join(dir, "a.hcl"), filepath.Join(dir, "b.hcl")
-	for file, text := range map[string]string{broken: "service \"a\" {\nprotocol=1\n", fine: "mtls=1\n"} {
+	for file, text := range map[string]string{broken: "service \"a\" {\nprotocol=1\n", fine: "mesh {\nmtls=\"strict\"\n}\n"} {
 		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}

@@ -4,6 +4,7 @@ import (
 	"flag"
 	"fmt"
 	"maps"
+	"os"
 	"slices"
 	"strings"
 
@@ -21,8 +22,8 @@ names, types, sums, expressions, and what one block says of another. Needs no se
 and no network. Left out, the directory is /etc/kerege.d/mesh.
 
 Settings files are known by what is in them: server.hcl and agent.hcl are checked as
-the server and the agent would at their start. Where nothing in a file tells, say
--settings.
+the server and the agent would at their start, a server's with the mesh files that they
+name. Where nothing in a file tells, say -settings.
 
 What the registries know is not asked: services that no file speaks of are listed, and
 kerege plan, on a server, holds them against the registries.
@@ -34,9 +35,9 @@ yet: those are right, and kerege apply refuses them.`,
 			f.StringVar(&settings, "settings", "", "The files are settings of this `process`: server or agent. Left out: known by what is in them.")
 		},
 		Run: func(c *Call) error {
-			paths := c.Args
-			if len(paths) == 0 {
-				paths = []string{"/etc/kerege.d/mesh"}
+			paths, err := orDefaultMesh(c.Args, "validate")
+			if err != nil {
+				return err
 			}
 			switch settings {
 			case "":
@@ -60,6 +61,9 @@ func validate(c *Call, paths []string) error {
 	if len(kinds) == 0 {
 		return fmt.Errorf("there is no file to check in %s\nLooked for files that end in .hcl or .json and are not hidden; directories inside are not looked into.", strings.Join(paths, ", "))
 	}
+	if slices.Contains(slices.Collect(maps.Values(kinds)), config.KindMesh) {
+		return reportMesh(c, paths) // settings among mesh files are a mistake, which it names
+	}
 	var server, agent []string
 	for _, name := range slices.Sorted(maps.Keys(kinds)) {
 		switch kinds[name] {
@@ -69,8 +73,6 @@ func validate(c *Call, paths []string) error {
 			agent = append(agent, name)
 		case config.KindNone:
 			return fmt.Errorf("%s holds what a server and an agent both know\nSay whose it is: kerege validate -settings server, or agent", name)
-		default: // settings among mesh files are a mistake, which the mesh's own rules name
-			return reportMesh(c, paths)
 		}
 	}
 	if len(server) == 0 {
@@ -79,14 +81,39 @@ func validate(c *Call, paths []string) error {
 	if len(agent) == 0 {
 		return reportServer(c, server)
 	}
-	_, diags = config.LoadServer(server...)
+	cfg, diags := config.LoadServer(server...)
 	_, more := config.LoadAgent(agent...)
-	return report(c, append(diags, more...), fmt.Sprintf("Valid: settings of a server in %s, of an agent in %s.", strings.Join(server, ", "), strings.Join(agent, ", ")))
+	valid, found := named(cfg)
+	return report(c, slices.Concat(diags, more, found), fmt.Sprintf("Valid: settings of a server in %s, of an agent in %s.%s", strings.Join(server, ", "), strings.Join(agent, ", "), valid))
 }
 
 func reportServer(c *Call, paths []string) error {
-	_, diags := config.LoadServer(paths...)
-	return report(c, diags, "Valid: settings of a server in "+strings.Join(paths, ", ")+".")
+	cfg, diags := config.LoadServer(paths...)
+	valid, more := named(cfg)
+	return report(c, append(diags, more...), "Valid: settings of a server in "+strings.Join(paths, ", ")+"."+valid)
+}
+
+// named checks the mesh files that a server's settings name. A default directory
+// that is not here is on the server, and said to be unchecked.
+func named(cfg *config.Server) (valid string, diags config.Diagnostics) {
+	if cfg == nil {
+		return "", nil
+	}
+	if _, err := os.Stat(defaultMesh); err != nil && slices.Equal(cfg.MeshPaths, []string{defaultMesh}) {
+		return "\nNo mesh files were checked: " + defaultMesh + ", where the server reads them, is not here.", nil
+	}
+	m, diags := config.Load(cfg.MeshPaths...)
+	if m == nil {
+		return "", diags
+	}
+	slips, _ := config.Slips(m)
+	return "\nMesh files: " + contents(m), append(diags, slips...)
+}
+
+// contents counts what is in mesh files.
+func contents(m *config.Mesh) string {
+	return fmt.Sprintf("%s, %s, %s, %s in %s.", count(len(m.Services), "service", "services"), count(len(m.Routes), "route", "routes"),
+		count(len(m.Intentions), "intention", "intentions"), count(len(m.Instances), "instance", "instances"), count(len(m.Sources), "file", "files"))
 }
 
 func reportAgent(c *Call, paths []string) error {
@@ -99,8 +126,7 @@ func reportMesh(c *Call, paths []string) error {
 	if m == nil {
 		return report(c, diags, "")
 	}
-	valid := fmt.Sprintf("Valid: %s, %s, %s, %s in %s.", count(len(m.Services), "service", "services"), count(len(m.Routes), "route", "routes"),
-		count(len(m.Intentions), "intention", "intentions"), count(len(m.Instances), "instance", "instances"), count(len(m.Sources), "file", "files"))
+	valid := "Valid: " + contents(m)
 	slips, unknown := config.Slips(m)
 	diags = append(diags, slips...)
 	if n := len(unknown); n > 0 {

@@ -27,6 +27,9 @@ func TestValidateKnowsSettings(t *testing.T) {
 	wrong := write("wrong/agent.hcl", "name = \"vm-1\"\n")
 	mixed := write("mixed/a.hcl", "service \"api\" {}\n")
 	write("mixed/b.hcl", "retry_join = [\"a:7401\"]\n")
+	astray := write("astray/agent.hcl", "node = \"vm-1\"\nretry_join = [\"a:7401\"]\ndns {}\ncapture {}\n")
+	write("astray/mesh.hcl", "service \"api\" {}\n")
+	bad := write("bad/server.hcl", "mesh = [\""+filepath.Dir(astray)+"\"]\n")
 	both := write("both/a.hcl", "consul {}\n")
 	empty := filepath.Join(dir, "empty")
 	if err := os.Mkdir(empty, 0o700); err != nil {
@@ -45,7 +48,12 @@ func TestValidateKnowsSettings(t *testing.T) {
 		{"validate " + filepath.Dir(agent), 0, "Valid: settings of a server in"},
 		{"validate " + wrong, 1, "agent.hcl:1:1: there is no argument \"name\" in an agent's settings"},
 		{"validate " + wrong, 1, "Write node = …"},
-		{"validate " + filepath.Dir(mixed), 1, "Move it to agent.hcl"},
+		{"validate " + filepath.Dir(mixed), 1, "Move it out of this directory"},
+		{"validate " + filepath.Dir(astray), 1, "1 error."},
+		{"validate " + filepath.Dir(astray), 1, "an agent's settings is among the mesh files"},
+		{"validate " + bad, 1, "among the mesh files"},
+		{"server -check -config " + bad, 1, "among the mesh files"},
+		{"validate " + server, 0, "Mesh files: 1 service"},
 		{"validate " + both, 1, "Say whose it is"},
 		{"validate -settings agent " + both, 0, "settings of an agent"},
 		{"validate -settings mesh " + both, 1, "is server or agent"},

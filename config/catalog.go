@@ -87,6 +87,18 @@ func Slips(m *Mesh) (Diagnostics, []mesh.ServiceName) {
 		}
 		unknown = append(unknown, p.service)
 	}
+	for _, p := range m.places.subsets {
+		var own []*mesh.Instance
+		for i := range m.Instances {
+			if m.Instances[i].Service == p.service {
+				own = append(own, &m.Instances[i])
+			}
+		}
+		if len(own) > 0 && !matchesAny(p.subset.Match, own) {
+			s.warnf(codeNoMatch, p.where, "Right where a registry has some that match: kerege plan tells.",
+				"subset %q of %q matches none of the %s in the files", p.subset.Name, p.service, plural(len(own), "instance"))
+		}
+	}
 	s.diags.sort()
 	slices.Sort(unknown)
 	return s.diags, slices.Compact(unknown)

@@ -85,7 +85,7 @@ func loadBytes(files map[string][]byte, known map[string]*parsed) (*Mesh, Diagno
 	b.check(root)
 	diags := p.done()
 	if diags.HasErrors() {
-		return nil, diags
+		return nil, strays(files, diags)
 	}
 	p.later.sort()
 	m.Unsupported = p.later

@@ -119,6 +119,10 @@ func otherNames(mine *block) map[string]string {
 	}{{meshSchemaOnce(), "a mesh file, below /etc/kerege.d/mesh"}, {agentSchemaOnce(), "agent.hcl"}, {serverSchemaOnce(), "server.hcl"}} {
 		for _, name := range other.schema.names() {
 			if mine.attrNamed(name) == nil && mine.blockNamed(name) == nil {
+				if before := out[name]; before != "" { // both settings know it
+					out[name] = before + " or " + other.home + ", where it is meant"
+					continue
+				}
 				out[name] = other.home
 			}
 		}

@@ -79,8 +79,13 @@ func TestAHostIsSentAway(t *testing.T) {
 			<-again.Done()
 			refused(t, again.Err(), codes.PermissionDenied, "vm-2")
 			for _, n := range local[api.Status](r, "GET", "/v1/status", "").Nodes {
-				if n.Name == "vm-2" {
+				if want := map[string]string{"evict": "evicted", "ban": "banned"}[how]; n.Name == "vm-2" && (n.State != want || n.Connected || n.Since.IsZero() || n.Reason != map[string]string{"ban": "stolen"}[how]) {
 					t.Errorf("status lists %+v", n)
+				}
+			}
+			for _, v := range local[[]api.Service](r, "GET", "/v1/services", "") {
+				if v.Name == "api" && (!strings.Contains(v.Instances[0].Held, "its host vm-2 was "+map[string]string{"evict": "evicted", "ban": "banned"}[how]) || !strings.Contains(v.Instances[0].Held, "kerege token create -node vm-2")) {
+					t.Errorf("held: %+v", v.Instances)
 				}
 			}
 			if text := r.log.String(); !strings.Contains(text, "node sent away: node=vm-2") || how == "ban" && !strings.Contains(text, "reason=stolen") {
