@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/fatih/color"
+
 	"github.com/kerege/kerege/api"
 )
 
@@ -39,12 +41,16 @@ Exits 1 when nothing was applied, 2 when a proxy refused what it was sent.`,
 			if c.JSON {
 				return nil
 			}
-			printDiagnostics(c, a.Warnings)
+			if n := len(a.Warnings); n > 0 {
+				fmt.Fprintf(c.err, "%s (kerege status lists what still holds):\n", count(n, "warning", "warnings"))
+				printDiagnostics(c, a.Warnings)
+			}
 			if a.Generation == a.Previous {
 				fmt.Fprintf(c.out, "Nothing changed: the files are what generation %d is.\n", a.Generation)
 				return nil
 			}
-			fmt.Fprintf(c.out, "generation %d (was %d). %s\n", a.Generation, a.Previous, answered(a))
+			c.say(fmt.Sprintf("generation %d (was %d). %s", a.Generation, a.Previous, answered(a)), 2)
+			printCut(c, a)
 			if a.Previous > 0 {
 				fmt.Fprintf(c.out, "Back: kerege rollback %d\n", a.Previous)
 			}
@@ -53,6 +59,13 @@ Exits 1 when nothing was applied, 2 when a proxy refused what it was sent.`,
 			}
 			return nil
 		},
+	}
+}
+
+// printCut says whose open connections an update has cut.
+func printCut(c *Call, a api.Applied) {
+	if words := cutWords(a.Cut); words != "" {
+		c.say(c.paint(color.FgRed, "O"+words[1:]+"."), 2)
 	}
 }
 

@@ -59,6 +59,7 @@ type terminal struct {
 	in       io.Reader
 	out, err io.Writer
 	color    bool
+	wide     int // columns; 0: unknown
 	ctx      context.Context
 }
 

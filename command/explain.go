@@ -33,7 +33,9 @@ func explainCommand() Command {
 		Long: `Follows one call through what is applied now: the virtual address, the rule of the
 route, the split, the instances and what keeps them from callers, their identity, and
 the decision, each with the file and line that says so. Nothing is sent. Where an
-intention is missing, what would allow this call, and no more, is printed.
+intention is missing, what would allow this call, and no more, is printed. While the
+mesh is frozen it goes by what the proxies have, and says so. A connection to a tcp or
+tls port has no method, path or header.
 
 Exits 2 when the call would reach no instance.`,
 		Example: "kerege explain -from web -to api -method GET -path /v1/items",
@@ -44,6 +46,7 @@ Exits 2 when the call would reach no instance.`,
 			f.StringVar(&req.Port, "port", "", "The called `port`, by name or number. Left out: the first.")
 			f.StringVar(&req.Method, "method", "GET", "The `method`.")
 			f.StringVar(&req.Path, "path", "/", "The `path`.")
+			f.BoolVar(&req.Applied, "applied", false, "While frozen: by what is applied, which a thaw brings.")
 			f.Var(headerFlags(req.Headers), "header", "A header as `name=value`; repeat for more.")
 		},
 		Run: func(c *Call) error {
@@ -59,7 +62,7 @@ Exits 2 when the call would reach no instance.`,
 					return err
 				}
 			} else {
-				printExplain(c, e)
+				printExplain(c, e, req.Applied)
 			}
 			if !e.Allowed {
 				return findings()
@@ -69,7 +72,7 @@ Exits 2 when the call would reach no instance.`,
 	}
 }
 
-func printExplain(c *Call, e api.Explain) {
+func printExplain(c *Call, e api.Explain, applied bool) {
 	wide := 0
 	for _, step := range e.Steps {
 		wide = max(wide, width(step.Step))
@@ -83,17 +86,32 @@ func printExplain(c *Call, e api.Explain) {
 		if step.Where != "" { // not in a column of its own, which the longest sentence would push off the screen
 			line += "  " + c.paint(color.Faint, step.Where)
 		}
-		fmt.Fprintln(c.out, line)
+		c.say(line, wide+2)
 		for _, text := range step.List {
-			fmt.Fprintf(c.out, "%-*s    %s\n", wide, "", plain(text))
+			c.say(fmt.Sprintf("%-*s    %s", wide, "", plain(text)), wide+6)
 		}
 	}
-	if e.Allowed {
-		fmt.Fprintln(c.out, c.paint(color.FgGreen, "\n"+e.Verdict))
-		return
+	verdict, fix := c.paint(color.FgGreen, e.Verdict), ""
+	if !e.Allowed {
+		verdict, fix = c.paint(color.FgRed, e.Verdict), e.Fix
 	}
-	fmt.Fprintln(c.out, c.paint(color.FgRed, "\n"+e.Verdict))
-	if e.Fix != "" {
-		fmt.Fprintf(c.out, "This would allow it:\n\n%s\n", indent(strings.TrimSpace(e.Fix)))
+	fmt.Fprintln(c.out)
+	c.say(verdict, 2)
+	if e.Frozen != nil {
+		c.say(c.paint(color.FgYellow, frozenCall(e, applied)), 2)
 	}
+	if fix != "" {
+		fmt.Fprintf(c.out, "This would allow it:\n\n%s\n", indent(strings.TrimSpace(fix)))
+	}
+}
+
+// frozenCall says what a thaw makes of a call.
+func frozenCall(e api.Explain, applied bool) string {
+	if e.Frozen.Unknown || applied || e.Frozen.Waiting == 0 {
+		return frozenAnswer(e.Frozen, applied)
+	}
+	if e.Thawed == "" {
+		return fmt.Sprintf("%s: %s, and kerege thaw changes nothing for this call.", frozenSince(e.Frozen), waits(e.Frozen))
+	}
+	return fmt.Sprintf("%s: %s; after kerege thaw: %s. With -applied to see how.", frozenSince(e.Frozen), waits(e.Frozen), e.Thawed)
 }

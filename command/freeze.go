@@ -61,7 +61,8 @@ Exits 1 when nothing is frozen, 2 when a proxy refused what it was sent.`,
 					return err
 				}
 			} else {
-				fmt.Fprintf(c.out, "Thawed, with generation %d. %s\n", a.Generation, answered(a))
+				c.say(fmt.Sprintf("Thawed, with generation %d. %s", a.Generation, answered(a)), 2)
+				printCut(c, a)
 			}
 			if a.Refused > 0 {
 				return findings()

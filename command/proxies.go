@@ -33,6 +33,9 @@ Exits 2 when a proxy refused an update.`,
 				}
 			} else {
 				printProxies(c, all)
+				if err := s.frozenLine(c, syncedWith); err != nil {
+					return err
+				}
 			}
 			if slices.ContainsFunc(all, func(p api.Proxy) bool { return p.State == "nacked" }) {
 				return findings()
@@ -40,6 +43,14 @@ Exits 2 when a proxy refused an update.`,
 			return nil
 		},
 	}
+}
+
+// syncedWith says what a proxy that is synced has while it is frozen.
+func syncedWith(f *api.Frozen) string {
+	if f.Unknown {
+		return frozenSince(f) + ", and this server was started again since: it answers no proxy before kerege thaw, and they go on with what is on their hosts' disks."
+	}
+	return frozenSince(f) + ": synced is with what was so then; " + waits(f) + " for kerege thaw."
 }
 
 func printProxies(c *Call, all []api.Proxy) {
@@ -68,18 +79,20 @@ func printProxies(c *Call, all []api.Proxy) {
 		}
 		t.add(p.ID, state, fmt.Sprint(resources), ago(time.Duration(lag*float64(time.Second))), connected, count(int(p.Messages), "message", "messages")+", "+size(p.Bytes))
 	}
-	t.print(c.out)
+	t.fit(c.terminal)
 	for _, p := range all {
 		for _, k := range p.Types {
 			if k.Nack != "" {
-				fmt.Fprintf(c.out, "\n%s refused %s: %s\n", p.ID, k.Type, plain(k.Nack))
+				fmt.Fprintln(c.out)
+				c.say(fmt.Sprintf("%s refused %s: %s", p.ID, k.Type, plain(k.Nack)), 2)
 				if k.Cause != "" {
 					fmt.Fprintf(c.out, "  from %s\n", k.Cause)
 				}
 			}
 		}
 		for _, problem := range p.Problems {
-			fmt.Fprintf(c.out, "\n%s: %s\n", p.ID, plain(problem))
+			fmt.Fprintln(c.out)
+			c.say(p.ID+": "+plain(problem), 2)
 		}
 	}
 }

@@ -13,7 +13,7 @@ import (
 
 func rollbackCommand() Command {
 	var s serverFlags
-	var dry bool
+	var dry, names bool
 	return Command{
 		Name:     "rollback",
 		Synopsis: "Make an earlier generation of the mesh files live again",
@@ -32,6 +32,7 @@ Exits 1 when nothing was changed, 2 when a proxy refused what it was sent, or, w
 		Flags: func(f *flag.FlagSet) {
 			s.register(f)
 			f.BoolVar(&dry, "dry-run", false, "Show what would change, and change nothing.")
+			f.BoolVar(&names, "resources", false, "Name each resource that a proxy is sent, as Envoy calls it.")
 		},
 		Run: func(c *Call) error {
 			n := 0
@@ -44,12 +45,12 @@ Exits 1 when nothing was changed, 2 when a proxy refused what it was sent, or, w
 					return fmt.Errorf("a generation is a number, not %q; kerege history lists them", c.Args[0])
 				}
 			}
-			return rollback(c, &s, n, dry)
+			return rollback(c, &s, n, dry, names)
 		},
 	}
 }
 
-func rollback(c *Call, s *serverFlags, n int, dry bool) error {
+func rollback(c *Call, s *serverFlags, n int, dry, names bool) error {
 	var known api.Generations
 	if err := s.ask(c, "/v1/generations", &known); err != nil {
 		return err
@@ -69,7 +70,7 @@ func rollback(c *Call, s *serverFlags, n int, dry bool) error {
 		}
 	}
 	if !c.JSON {
-		printPlanOf(c, p, planWords{nothing: fmt.Sprintf("it is what generation %d is", p.Generation), then: dryWords(dry, n)})
+		printPlanOf(c, p, planWords{nothing: fmt.Sprintf("it is what generation %d is", p.Generation), then: dryWords(dry, n), names: names})
 	}
 	switch {
 	case len(p.Diagnostics) > 0:
@@ -95,7 +96,9 @@ func rollback(c *Call, s *serverFlags, n int, dry bool) error {
 		return exit{code: exitError}
 	}
 	if !c.JSON && a.Generation != a.Previous {
-		fmt.Fprintf(c.out, "\ngeneration %d: that of %d again (was %d). %s\n", a.Generation, n, a.Previous, answered(a))
+		fmt.Fprintln(c.out)
+		c.say(fmt.Sprintf("generation %d: that of %d again (was %d). %s", a.Generation, n, a.Previous, answered(a)), 2)
+		printCut(c, a)
 		fmt.Fprintln(c.out, c.paint(color.FgYellow, "The files on disk wait until they are applied: kerege plan, kerege apply"))
 	}
 	if a.Refused > 0 {

@@ -21,7 +21,7 @@ var version = "0.1.0-dev"
 func Run(args []string, in io.Reader, out, errOut io.Writer) int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	t := terminal{in: in, out: out, err: errOut, color: isTerminal(out), ctx: ctx}
+	t := terminal{in: in, out: out, err: errOut, color: isTerminal(out), wide: screen(out), ctx: ctx}
 	c := cli.NewCLI("kerege", version)
 	c.Args = args
 	c.HelpWriter, c.ErrorWriter = out, errOut

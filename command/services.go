@@ -44,7 +44,9 @@ do not. With names, only those.`,
 			for _, v := range all {
 				printService(c, v)
 			}
-			return nil
+			return s.frozenLine(c, func(f *api.Frozen) string {
+				return frozenSince(f) + ": this is what the registries say now; " + waits(f) + " for kerege thaw before the proxies hear of it."
+			})
 		},
 	}
 }
@@ -81,9 +83,9 @@ func printService(c *Call, v api.Service) {
 		}
 		t.add("  "+i.Address, plain(dash(i.Node)), i.Source, i.Health, subsets, state)
 	}
-	t.print(c.out)
+	t.fit(c.terminal)
 	for _, w := range v.Warnings {
-		fmt.Fprintln(c.out, c.paint(color.FgYellow, "  warning: "+plain(w)))
+		c.say(c.paint(color.FgYellow, "  warning: "+plain(w)), 4)
 	}
 	fmt.Fprintln(c.out)
 }

@@ -92,7 +92,7 @@ func printStatus(c *Call, st api.Status) {
 	t.add("services", fmt.Sprint(st.Services))
 	t.add("proxies", proxiesLine(c, st.Proxies))
 	t.add("ca", fmt.Sprintf("root until %s, leaves live %s", st.CA.RootExpires.Format("2006-01-02"), ago(time.Duration(st.CA.LeafTTLSeconds*float64(time.Second)))))
-	t.print(c.out)
+	t.fit(c.terminal)
 	if inMesh(st.Nodes) == 0 {
 		fmt.Fprintln(c.out, "\nNothing is captured, no traffic is touched. Bring a host in: kerege token create -node NAME")
 	}
@@ -106,14 +106,21 @@ func printTroubles(c *Call, st api.Status) {
 		for _, h := range st.Held {
 			t.add("  "+plain(h.Service), plain(h.Instance), h.Address, "on "+plain(dash(h.Node)), h.Reason)
 		}
-		t.print(c.out)
+		t.fit(c.terminal)
 	}
 	for _, g := range st.Guards {
 		fmt.Fprintln(c.out, c.paint(color.FgYellow, fmt.Sprintf("\nheld by the shrink guard: %s would go from %d to %d instances (%s), until %s",
 			plain(g.Service), g.Before, g.After, g.Source, g.Until.Local().Format("15:04:05"))))
 	}
 	for _, k := range st.Conflicts {
-		fmt.Fprintf(c.out, "\nconflict: %s %s\n", plain(k.What), strings.Join(k.Where, ", "))
+		fmt.Fprintln(c.out)
+		c.say(fmt.Sprintf("conflict: %s %s", plain(k.What), strings.Join(k.Where, ", ")), 2)
+	}
+	if n := len(st.Warnings); n > 0 {
+		fmt.Fprintf(c.out, "\n%s of generation %d (kerege plan shows the lines):\n", count(n, "warning", "warnings"), st.Generation.Number)
+		for _, w := range st.Warnings {
+			c.say("  "+w.Where+"  "+plain(w.Summary), 4)
+		}
 	}
 }
 

@@ -19,7 +19,14 @@ func (t *table) add(cells ...string) { t.rows = append(t.rows, cells) }
 // one shifts the rest of its own row, and not every row off the screen.
 const alignedTo = 34
 
-func (t *table) print(w io.Writer) {
+// print prints the rows as long as they are.
+func (t *table) print(w io.Writer) { t.lay(w, 1<<30) }
+
+// fit prints the rows no wider than the terminal: their last cells go on below
+// themselves.
+func (t *table) fit(to terminal) { t.lay(to.out, to.columns()) }
+
+func (t *table) lay(w io.Writer, wide int) {
 	var widths []int
 	for _, row := range t.rows {
 		for i, cell := range row {
@@ -33,10 +40,23 @@ func (t *table) print(w io.Writer) {
 	}
 	for _, row := range t.rows {
 		var b strings.Builder
-		for i, cell := range row {
+		last := len(row) - 1
+		for last > 0 && row[last] == "" {
+			last--
+		}
+		column := 0
+		for i, cell := range row[:last+1] {
+			if i == last { // a cell that begins far to the right goes on where the row is indented
+				hang := column
+				if hang > wide/2 {
+					hang = len(row[0]) - len(strings.TrimLeft(row[0], " ")) + 4
+				}
+				cell = strings.Join(wrap(cell, column, hang, wide), "\n")
+			}
 			b.WriteString(cell)
-			if i < len(row)-1 {
+			if i < last {
 				b.WriteString(strings.Repeat(" ", max(widths[i]-width(cell), 0)+2))
+				column = width(b.String())
 			}
 		}
 		fmt.Fprintln(w, strings.TrimRight(b.String(), " "))
