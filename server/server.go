@@ -70,6 +70,7 @@ type Server struct {
 	said       said
 
 	nodeStreams *nodeServer
+	intakes     *intakes
 }
 
 // New opens the server's state: its files, CA, tokens. Nothing listens yet. A

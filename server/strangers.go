@@ -24,10 +24,17 @@ const (
 )
 
 // nodeOptions keep strangers cheap: of all that nodes may call, only Join is
-// begun for them, and their connections have a budget.
+// begun for them, and their connections have a budget. So have those of nodes.
 func (s *Server) nodeOptions() []grpc.ServerOption {
+	s.intakes = newIntakes(func(node string, why error) {
+		s.log.Warn("a connection of a node is closed", "node", node, "why", why)
+	})
 	return []grpc.ServerOption{
-		grpc.Creds(wary{credentials.NewTLS(s.cert.GRPC())}),
+		grpc.Creds(wary{credentials.NewTLS(s.cert.GRPC()), s.intakes}),
+		grpc.InTapHandle(s.intakes.tap),
+		grpc.MaxConcurrentStreams(nodeStreamsOpen),
+		grpc.InitialWindowSize(streamWindow),
+		grpc.InitialConnWindowSize(16 * streamWindow),
 		grpc.ConnectionTimeout(handshakeTime),
 		grpc.MaxHeaderListSize(maxHeaderBytes),
 		grpc.UnaryInterceptor(s.metrics.unary),
@@ -49,24 +56,36 @@ func (s *Server) nodeOptions() []grpc.ServerOption {
 	}
 }
 
-// wary are credentials that put connections without a client's certificate on a budget.
+// wary are credentials that put connections on a budget: each without a client's
+// certificate, and those of a node together.
 type wary struct {
 	credentials.TransportCredentials
+	in *intakes
 }
 
 func (w wary) ServerHandshake(raw net.Conn) (net.Conn, credentials.AuthInfo, error) {
 	conn, info, err := w.TransportCredentials.ServerHandshake(raw)
-	if tls, ok := info.(credentials.TLSInfo); err == nil && ok && len(tls.State.PeerCertificates) == 0 {
+	if err != nil {
+		return conn, info, err
+	}
+	tls, _ := info.(credentials.TLSInfo)
+	node := nameIn(tls)
+	if node == "" {
 		s := &stranger{Conn: conn}
 		s.left.Store(strangerBytes)
 		s.over = time.AfterFunc(strangerTime, func() { conn.Close() })
 		return s, info, nil
 	}
-	return conn, info, err
+	if conn, err = w.in.meter(conn, node); err != nil {
+		return nil, nil, err
+	}
+	return conn, info, nil
 }
 
 // Clone keeps the budget where gRPC copies credentials.
-func (w wary) Clone() credentials.TransportCredentials { return wary{w.TransportCredentials.Clone()} }
+func (w wary) Clone() credentials.TransportCredentials {
+	return wary{w.TransportCredentials.Clone(), w.in}
+}
 
 type stranger struct {
 	net.Conn

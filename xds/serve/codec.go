@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"time"
 
+	discovery "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/encoding"
 	"google.golang.org/grpc/encoding/proto"
@@ -14,18 +15,24 @@ import (
 	"github.com/kerege/kerege/xds/delta"
 )
 
-// MaxMessage bounds a message either way, in bytes: a client that reconnects
-// lists every version that it holds.
-const MaxMessage = 64 << 20
+// What bounds messages, in bytes.
+const (
+	maxResponse = 64 << 20
+	// A client that reconnects lists every version that it holds: about a hundred
+	// bytes each.
+	maxRequest = 16 << 20
+	// Of other services of the same gRPC server.
+	maxOther = 1 << 20
+)
 
 // ServerOptions are what the gRPC server that a Server is registered with must
 // be made with: the codec that sends frozen bytes, message sizes and keepalive.
-// Other services of the same gRPC server are not affected by the codec.
+// Of other services of the same gRPC server the codec takes smaller requests only.
 func ServerOptions() []grpc.ServerOption {
 	return []grpc.ServerOption{
 		grpc.ForceServerCodecV2(codec{encoding.GetCodecV2(proto.Name)}),
-		grpc.MaxRecvMsgSize(MaxMessage),
-		grpc.MaxSendMsgSize(MaxMessage),
+		grpc.MaxRecvMsgSize(maxRequest),
+		grpc.MaxSendMsgSize(maxResponse),
 		grpc.SharedWriteBuffer(true),
 		grpc.ReadBufferSize(8 << 10),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 30 * time.Second, Timeout: 10 * time.Second}),
@@ -59,7 +66,9 @@ func freeze(m *delta.Message) *frame {
 	return &frame{bufs: bufs}
 }
 
-// codec sends frames as they are and everything else as the usual codec does.
+// codec sends frames as they are and everything else as the usual codec does. It
+// takes in big requests of proxies only: what a message holds costs more memory
+// than its bytes.
 type codec struct{ encoding.CodecV2 }
 
 func (c codec) Marshal(v any) (mem.BufferSlice, error) {
@@ -71,4 +80,11 @@ func (c codec) Marshal(v any) (mem.BufferSlice, error) {
 		return nil, fmt.Errorf("marshalling %T: %w", v, err)
 	}
 	return b, nil
+}
+
+func (c codec) Unmarshal(data mem.BufferSlice, v any) error {
+	if _, proxy := v.(*discovery.DeltaDiscoveryRequest); !proxy && data.Len() > maxOther {
+		return fmt.Errorf("a %T of %d bytes is larger than %d", v, data.Len(), maxOther)
+	}
+	return c.CodecV2.Unmarshal(data, v)
 }
