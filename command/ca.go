@@ -12,7 +12,7 @@ func caStatusCommand() Command {
 	return Command{
 		Name:     "ca status",
 		Synopsis: "How long the mesh's certificates last",
-		Long:     "Shows the expiry of root and intermediate, how long leaves live, and the hash of the bundle that nodes trust.",
+		Long:     "Shows the expiry of root and intermediate, how long leaves live, and the hash of the bundle\nthat nodes trust.",
 		Example:  "kerege ca status",
 		Flags:    s.register,
 		Run: func(c *Call) error {

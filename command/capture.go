@@ -94,7 +94,7 @@ func captureConfirmCommand() Command {
 	return Command{
 		Name:     "capture confirm",
 		Synopsis: "Keep the capture that was applied",
-		Long:     "Stops the clock that would undo the capture. The capture is back after a reboot, before the services start.",
+		Long:     "Stops the clock that would undo the capture; a passed probe has done so already. The capture\nis back after a reboot, before the services start.",
 		Example:  "kerege capture confirm",
 		Flags:    a.register,
 		Run: func(c *Call) error {
@@ -217,7 +217,7 @@ func captureVerifyCommand() Command {
 	return Command{
 		Name:     "capture verify",
 		Synopsis: "Probe the capture with real connections",
-		Long:     "Compares the tables with what they should be, and sends a connection of each service's user through them in every direction.\n\nExits 2 when a probe fails.",
+		Long:     "Compares the tables with what they should be, and sends a connection of each service's user\nthrough them in every direction.\n\nExits 2 when a probe fails.",
 		Example:  "kerege capture verify",
 		Flags:    a.register,
 		Run: func(c *Call) error {
@@ -247,7 +247,7 @@ func captureStatusCommand() Command {
 	return Command{
 		Name:     "capture status",
 		Synopsis: "What is captured now",
-		Long:     "Shows whether a capture is applied, until when it may be confirmed, and whether the tables are as they should be. Writes nothing.\n\nExits 3 when they are not.",
+		Long:     "Shows whether a capture is applied, until when it may be confirmed, and whether the tables\nare as they should be. Writes nothing.\n\nExits 3 when they are not.",
 		Example:  "kerege capture status",
 		Flags:    a.register,
 		Run: func(c *Call) error {

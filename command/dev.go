@@ -35,8 +35,9 @@ The files are applied when they change. Files with a mistake are refused, with t
 place, and what was in force goes on. Without DIR a sample runs: web calls api, of which
 a tenth of the calls reach v2.
 
-It stays until Ctrl-C and leaves nothing behind, nor when it is killed; -data keeps CA, members and logs for the
-next time. It is no control plane for another host: see kerege server.`,
+It stays until Ctrl-C. Nothing of it is left then, nor when it is killed, unless -data keeps
+CA, members and logs for the next time. It is no control plane for another host: see kerege
+server.`,
 		Example: "kerege dev ./mesh",
 		Flags: func(f *flag.FlagSet) {
 			f.StringVar(&o.data, "data", "", "A `directory` that keeps the mesh's state. Left out: a new one, removed at the end.")

@@ -24,12 +24,13 @@ func envoyCommand() Command {
 		Name:     "envoy",
 		Synopsis: "Run a service's Envoy, for a systemd unit or a Nomad task",
 		Long: `Asks this host's agent for the bootstrap of a service's proxy, runs Envoy with it, and
-reports ready (to systemd, where there is one) once its listeners are warm. With
--workload it stands in the allocation's network namespace, and hands the agent the
-allocation's workload identity: nomad_kerege.jwt in NOMAD_SECRETS_DIR, else
-NOMAD_TOKEN_kerege. It starts
+reports ready (to systemd, where there is one) once its listeners are warm. It starts
 Envoy again when it dies, and drains it when it is told to stop. It waits for an agent
 that is not there yet, and goes on without one that went away.
+
+With -workload it stands in the allocation's network namespace, and hands the agent the
+allocation's workload identity: nomad_kerege.jwt in NOMAD_SECRETS_DIR, else
+NOMAD_TOKEN_kerege.
 
 On SIGHUP, and when asked by -reload, it starts a new Envoy, of the program that is at
 its path by then and with a new bootstrap, which takes over the listening sockets: no

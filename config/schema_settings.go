@@ -5,14 +5,14 @@ package config
 func serverSchema() *block {
 	b := &block{name: "server's settings", meant: map[string]string{"node": "name = …: a server has a name, an agent a node"}, attrs: []*attr{
 		{name: "name", typ: nodeName, def: "the host's name", doc: "This server's name, in its identity."},
-		{name: "data_dir", typ: file, def: `"/var/lib/kerege/server"`, doc: "State: CA, members, virtual addresses. 0700."},
+		{name: "data_dir", typ: file, def: `"/var/lib/kerege/server"`, doc: "State: CA, members, virtual addresses, and the token of operators on other machines (operator-token). 0700."},
 		{name: "mesh", typ: files, def: `["/etc/kerege.d/mesh"]`, doc: "Files and directories of mesh configuration."},
 		{name: "advertise", typ: host, def: "the host's first address that is not loopback", doc: "Address or name that agents dial."},
 		{name: "first_grace", typ: durationOrZero, def: `"30s"`, doc: "Longest wait for a registry before the first answer to a proxy."},
 	}, blocks: []*block{
 		{name: "addresses", doc: "Where the server listens.", attrs: []*attr{
 			{name: "grpc", typ: listen, def: `":7401"`, doc: "Join, sign, node and ADS."},
-			{name: "https", typ: listen, def: `":7402"`, doc: "The API."},
+			{name: "https", typ: listen, def: `":7402"`, doc: "The API for operators on other machines, and /metrics: for whoever has the token in data_dir/operator-token."},
 			{name: "metrics", typ: listen, def: `"none"`, doc: "Plain HTTP with /metrics and /healthz only."},
 		}},
 		{name: "tls", doc: "The API's certificate; left out: one of the mesh's own CA.", attrs: []*attr{

@@ -149,6 +149,7 @@ func (d *telling) killHost(ctx context.Context) error {
 	if err := d.backBoth(ctx); err != nil {
 		return err
 	}
+	d.note("v2's program, killed before, runs again: v1 and v2 both answer")
 	var pulled time.Time
 	began := time.Now()
 	r, err := web.LoadDuring(ctx, apiURL+"/", 100, 5*time.Second, func() error {
@@ -210,6 +211,7 @@ func (d *telling) refuse(ctx context.Context) error {
 	for line := range strings.Lines(strings.TrimSpace(answer)) {
 		d.note("%s", strings.TrimRight(line, "\n"))
 	}
+	d.note("(DESTINATION is web: an Envoy is told of no service that its own may not call, and cannot name it)")
 	d.claim("refused with 403: default_intention is deny, and nothing names api as a caller of web")
 	d.hcl("would allow it", "intention \"web\" {\n  allow { from = [\"api\"] }\n}")
 	out, code := d.t.Ask(ctx, "explain", "-from", "api", "-to", "web")

@@ -3,9 +3,12 @@ package lab
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"os/signal"
+	"os/user"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -130,10 +133,29 @@ func mayMapUsers() error {
 	if _, err := exec.LookPath("newuidmap"); err != nil {
 		return errors.New("not root, and newuidmap is missing, which gives an ordinary user a lab of its own: apt-get install uidmap, or run as root")
 	}
-	subuid, err := os.ReadFile("/etc/subuid")
-	user := os.Getenv("USER")
-	if err != nil || user == "" || !strings.Contains("\n"+string(subuid), "\n"+user+":") {
-		return fmt.Errorf("not root, and /etc/subuid has no line for %q: as root, usermod --add-subuids 100000-165535 --add-subgids 100000-165535 %s", user, user)
+	subuid, err := os.ReadFile("/etc/subuid") // that there is none is said as no line in it
+	if errors.Is(err, fs.ErrNotExist) {
+		err = nil
 	}
-	return nil
+	if err != nil {
+		return fmt.Errorf("asking whether an ordinary user may have a lab: %w", err)
+	}
+	uid, name := strconv.Itoa(os.Getuid()), ""
+	if u, err := user.LookupId(uid); err == nil {
+		name = u.Username
+	}
+	return hasRange(string(subuid), uid, name)
+}
+
+// hasRange is nil when /etc/subuid has a line for a user, who may have no name.
+func hasRange(subuid, uid, name string) error {
+	for line := range strings.Lines(subuid) {
+		if who, _, _ := strings.Cut(line, ":"); who == uid || who == name && name != "" {
+			return nil
+		}
+	}
+	if name == "" {
+		return fmt.Errorf("not root, and /etc/subuid has no line for the user %[1]s: as root, echo %[1]s:100000:65536 | tee -a /etc/subuid /etc/subgid", uid)
+	}
+	return fmt.Errorf("not root, and /etc/subuid has no line for %[1]s: as root, usermod --add-subuids 100000-165535 --add-subgids 100000-165535 %[1]s", name)
 }
