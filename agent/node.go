@@ -36,6 +36,9 @@ func (a *Agent) talk(ctx context.Context) {
 		a.mu.Lock()
 		a.nodeErr, a.nodeUp, a.reported, a.farewell = status.Convert(err).Message(), false, nil, false
 		a.mu.Unlock()
+		if status.Code(err) == codes.PermissionDenied {
+			a.sentAway()
+		}
 		if text := status.Convert(err).Message(); text != said {
 			said = text
 			a.log.Warn("the node's stream to the servers ended; going on with what is known", "error", err)
@@ -180,7 +183,7 @@ func (a *Agent) update(u *keregev1.NodeUpdate) {
 		}
 	})
 	if u.GetEvicted() {
-		a.log.Error("this node was evicted from the mesh; it keeps serving what it knows until its certificates expire. To come back: kerege token create, kerege join")
+		a.log.Error(evictedText)
 	}
 	a.mu.Lock()
 	a.nodeUp, a.nodeErr = true, ""
@@ -193,6 +196,20 @@ func (a *Agent) update(u *keregev1.NodeUpdate) {
 	}
 	poke(a.poked)
 	poke(a.changed)
+}
+
+const evictedText = "this node was sent away from the mesh (evicted or banned); it keeps serving what it knows until its certificates expire. To come back: kerege token create -node NAME on a server, then kerege join here"
+
+// sentAway notes that the servers refuse this node, which was away when it was
+// evicted, too.
+func (a *Agent) sentAway() {
+	before := false
+	a.memory.look(func(s *state) { before = s.Evicted })
+	if before {
+		return
+	}
+	a.memory.change(func(s *state) { s.Evicted = true })
+	a.log.Error(evictedText)
 }
 
 // keepMembers adds what is in the mesh and no registry places here any more:

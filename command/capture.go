@@ -262,7 +262,12 @@ func captureStatusCommand() Command {
 			if c.JSON {
 				return c.printJSON(st)
 			}
-			return printCaptureStatus(c, st)
+			err = printCaptureStatus(c, st)
+			if node, e := client.Status(c.ctx); e == nil && node.Evicted {
+				fmt.Fprintln(c.out, c.paint(color.FgRed, evicted(node)))
+				return exit{code: exitDegraded}
+			}
+			return err
 		},
 	}
 }

@@ -66,14 +66,23 @@ func nodeUnbanCommand() Command {
 				return err
 			}
 			var none struct{}
-			return s.post(c, "/v1/nodes/"+url.PathEscape(node)+"/unban", nil, &none)
+			if err := s.post(c, "/v1/nodes/"+url.PathEscape(node)+"/unban", nil, &none); err != nil {
+				return err
+			}
+			if c.JSON {
+				return c.printJSON(struct {
+					Unbanned string `json:"unbanned"`
+				}{node})
+			}
+			fmt.Fprintf(c.out, "%s is no longer banned, and not in the mesh. It comes back with kerege token create -node %[1]s, then kerege join there.\n", plain(node))
+			return nil
 		},
 	}
 }
 
 func oneNode(c *Call) (string, error) {
 	if len(c.Args) != 1 || c.Args[0] == "" {
-		return "", errors.New("name one host, as kerege status lists it")
+		return "", errors.New("name one host, as kerege node list has it")
 	}
 	return c.Args[0], nil
 }

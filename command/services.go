@@ -75,7 +75,7 @@ func printService(c *Call, v api.Service) {
 		case i.Held != "":
 			state = c.paint(color.FgYellow, "held: "+plain(i.Held))
 		case !i.In:
-			state = c.paint(color.FgYellow, "plaintext")
+			state = c.paint(color.FgYellow, plaintext(i))
 		}
 		subsets := ""
 		if len(i.Subsets) > 0 {

@@ -18,13 +18,15 @@ func statusCommand() Command {
 		Long: `Shows what is applied, how well each registry can be seen, who is in the mesh,
 what is held back and why, and how long the certificates last. Changes nothing.
 
+On a host without a server it shows what kerege agent status does.
+
 Exits 3 when something of it is degraded.`,
 		Example: "kerege status",
 		Flags:   s.register,
 		Run: func(c *Call) error {
 			var st api.Status
 			if err := s.ask(c, "/v1/status", &st); err != nil {
-				return err
+				return s.instead(c, err)
 			}
 			if c.JSON {
 				if err := c.printJSON(st); err != nil {
@@ -47,7 +49,7 @@ func unwell(st api.Status) bool {
 			return true
 		}
 	}
-	return !st.Ready || st.Frozen != nil || st.Proxies.Nacked > 0 || len(st.Guards) > 0
+	return !st.Ready || outOfCapture(st.Nodes) || st.Frozen != nil || st.Proxies.Nacked > 0 || len(st.Guards) > 0
 }
 
 func printStatus(c *Call, st api.Status) {
@@ -88,13 +90,15 @@ func printStatus(c *Call, st api.Status) {
 		}
 		t.add(label, sourceLine(c, s))
 	}
-	t.add("hosts", hostsLine(st.Nodes))
+	for i, line := range hostLines(c, st.Nodes) {
+		t.add(map[bool]string{true: "hosts"}[i == 0], line)
+	}
 	t.add("services", fmt.Sprint(st.Services))
 	t.add("proxies", proxiesLine(c, st.Proxies))
 	t.add("ca", fmt.Sprintf("root until %s, leaves live %s", st.CA.RootExpires.Format("2006-01-02"), ago(time.Duration(st.CA.LeafTTLSeconds*float64(time.Second)))))
 	t.fit(c.terminal)
-	if inMesh(st.Nodes) == 0 {
-		fmt.Fprintln(c.out, "\nNothing is captured, no traffic is touched. Bring a host in: kerege token create -node NAME")
+	if text := nobodyIn(st); text != "" {
+		fmt.Fprintln(c.out, "\n"+text)
 	}
 	printTroubles(c, st)
 }
@@ -142,40 +146,6 @@ func sourceLine(c *Call, s api.Source) string {
 	}
 	if s.Error != "" {
 		line += ": " + plain(s.Error)
-	}
-	return line
-}
-
-func inMesh(nodes []api.Node) int {
-	n := 0
-	for _, node := range nodes {
-		if len(node.Services) > 0 {
-			n++
-		}
-	}
-	return n
-}
-
-func hostsLine(nodes []api.Node) string {
-	line := fmt.Sprintf("%s in the mesh", count(inMesh(nodes), "host", "hosts"))
-	var parts []string
-	for _, n := range nodes {
-		text := n.Name
-		switch {
-		case len(n.Services) > 0:
-			text += " (" + strings.Join(n.Services, " ") + ")"
-			if !n.Connected {
-				text += " away"
-			}
-		case n.Connected:
-			text += " (joined, nothing of it is in)"
-		default:
-			text += " (away, nothing of it is in)"
-		}
-		parts = append(parts, text)
-	}
-	if len(parts) > 0 && len(parts) <= 8 {
-		line += ": " + strings.Join(parts, ", ")
 	}
 	return line
 }
