@@ -101,7 +101,8 @@ func (a *Authority) Close() error { return a.lock.Close() }
 // Sign issues a certificate for id to the holder of the key in a certificate
 // request, and returns it and its issuers, DER, leaf first, without the root.
 // ttl 0, or one longer than the configured life of such a certificate, is that life. An error
-// that wraps ErrSign is the asker's fault. marks tell whose node it is for: mesh.Mark.
+// that wraps ErrSign is the asker's fault. marks tell whose node it is for: mesh.Mark. They are
+// its DNS names, which Envoy's rules read, and its subject, which its logs tell.
 func (a *Authority) Sign(csrDER []byte, id mesh.Identity, ttl time.Duration, marks ...string) ([][]byte, error) {
 	if again, err := mesh.ParseIdentity(id.String()); err != nil || again != id || id.TrustDomain != a.opt.TrustDomain {
 		return nil, fmt.Errorf("%w: %s is no identity of the trust domain %s", ErrSign, mesh.Quote(id.String()), a.opt.TrustDomain)
@@ -110,7 +111,11 @@ func (a *Authority) Sign(csrDER []byte, id mesh.Identity, ttl time.Duration, mar
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrSign, err)
 	}
-	return a.issue(key, id, ttl, hosts{names: marks})
+	h := hosts{names: marks}
+	if len(marks) > 0 {
+		h.common = marks[0]
+	}
+	return a.issue(key, id, ttl, h)
 }
 
 // issue signs with the current intermediate, which is renewed first where it is due.

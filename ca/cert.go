@@ -80,6 +80,7 @@ func (i *issuer) leaf(public any, id mesh.Identity, now time.Time, ttl time.Dura
 	}
 	c := &x509.Certificate{
 		SerialNumber:          n,
+		Subject:               pkix.Name{CommonName: hosts.common},
 		NotBefore:             now.Add(-keregev1.Backdate),
 		NotAfter:              earlier(now.Add(ttl), i.cert.NotAfter),
 		KeyUsage:              x509.KeyUsageDigitalSignature,

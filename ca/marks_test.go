@@ -17,8 +17,8 @@ func TestACertificateSaysWhoseNodeItIsFor(t *testing.T) {
 	must(t, err)
 	leaf, err := x509.ParseCertificate(chain[0])
 	must(t, err)
-	if !slices.Equal(leaf.DNSNames, []string{mark}) {
-		t.Errorf("its names are %v, not %s", leaf.DNSNames, mark)
+	if !slices.Equal(leaf.DNSNames, []string{mark}) || leaf.Subject.String() != "CN="+mark {
+		t.Errorf("its names are %v, its subject %s, not %s", leaf.DNSNames, leaf.Subject, mark)
 	}
 	if id, err := IdentityOf(leaf); err != nil || id != webID {
 		t.Errorf("it is of %v, %v", id, err)

@@ -15,8 +15,9 @@ import (
 )
 
 type hosts struct {
-	names []string
-	ips   []net.IP
+	names  []string
+	ips    []net.IP
+	common string // the subject's common name; "": no subject
 }
 
 func splitHosts(list []string) hosts {

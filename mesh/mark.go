@@ -12,7 +12,7 @@ import (
 const markEnd = ".mark.invalid"
 
 // Mark names what one node is in the mesh from one joining to the next. Each
-// certificate that is signed for the node has it as its DNS name, so that what a
+// certificate that is signed for the node has it as its DNS name and subject, so that what a
 // node sent away still holds open is told from what others of the same service do.
 func Mark(node string, joined time.Time) string {
 	at := "0"

@@ -32,16 +32,7 @@ func (w *writer) denials(in *plan.Inbound) *accesslogv3.AccessLog {
 	return &accesslogv3.AccessLog{
 		Name: "envoy.access_loggers.stderr",
 		// Once a call: one whose caller does not read its refusal stays for a while.
-		Filter: allLogs(logTypes(accesslogdatav3.AccessLogType_DownstreamEnd), &accesslogv3.AccessLogFilter{FilterSpecifier: &accesslogv3.AccessLogFilter_MetadataFilter{
-			MetadataFilter: &accesslogv3.MetadataFilter{
-				Matcher: &matcherv3.MetadataMatcher{
-					Filter: rbacMetadata,
-					Path:   []*matcherv3.MetadataMatcher_PathSegment{{Segment: &matcherv3.MetadataMatcher_PathSegment_Key{Key: "enforced_engine_result"}}},
-					Value:  &matcherv3.ValueMatcher{MatchPattern: &matcherv3.ValueMatcher_StringMatch{StringMatch: exact("denied")}},
-				},
-				MatchIfKeyNotFound: no(),
-			},
-		}}),
+		Filter: allLogs(logTypes(accesslogdatav3.AccessLogType_DownstreamEnd), ofRules("enforced_engine_result", "denied")),
 		ConfigType: &accesslogv3.AccessLog_TypedConfig{TypedConfig: w.any(&streamv3.StderrAccessLog{
 			AccessLogFormat: &streamv3.StderrAccessLog_LogFormat{LogFormat: &corev3.SubstitutionFormatString{
 				Format:          &corev3.SubstitutionFormatString_JsonFormat{JsonFormat: format},
@@ -49,4 +40,18 @@ func (w *writer) denials(in *plan.Inbound) *accesslogv3.AccessLog {
 			}},
 		})},
 	}
+}
+
+// ofRules lets calls through of which a port's rules say this.
+func ofRules(key, value string) *accesslogv3.AccessLogFilter {
+	return &accesslogv3.AccessLogFilter{FilterSpecifier: &accesslogv3.AccessLogFilter_MetadataFilter{
+		MetadataFilter: &accesslogv3.MetadataFilter{
+			Matcher: &matcherv3.MetadataMatcher{
+				Filter: rbacMetadata,
+				Path:   []*matcherv3.MetadataMatcher_PathSegment{{Segment: &matcherv3.MetadataMatcher_PathSegment_Key{Key: key}}},
+				Value:  &matcherv3.ValueMatcher{MatchPattern: &matcherv3.ValueMatcher_StringMatch{StringMatch: exact(value)}},
+			},
+			MatchIfKeyNotFound: no(),
+		},
+	}}
 }

@@ -41,14 +41,17 @@ func (w *writer) openConnections(p *plan.Policy) *accesslogv3.AccessLog {
 func (w *writer) runningCalls(p *plan.Policy) *accesslogv3.AccessLog {
 	return &accesslogv3.AccessLog{
 		Name: "envoy.access_loggers.http_grpc",
-		Filter: allLogs(
-			logTypes(accesslogdatav3.AccessLogType_DownstreamPeriodic, accesslogdatav3.AccessLogType_DownstreamEnd),
-			lasted(accesslogv3.ComparisonFilter_GE, callRuns*4/5), // the timer's first tick may seem early by a moment
-			anyLog(
-				logTypes(accesslogdatav3.AccessLogType_DownstreamEnd),
-				lasted(accesslogv3.ComparisonFilter_LE, 4*callRuns), // or late, or what it said was lost
-				sampled(uint32(1_000_000*callRuns/toldAgain)),
+		Filter: anyLog(
+			allLogs(
+				logTypes(accesslogdatav3.AccessLogType_DownstreamPeriodic, accesslogdatav3.AccessLogType_DownstreamEnd),
+				lasted(accesslogv3.ComparisonFilter_GE, callRuns*4/5), // the timer's first tick may seem early by a moment
+				anyLog(
+					logTypes(accesslogdatav3.AccessLogType_DownstreamEnd),
+					lasted(accesslogv3.ComparisonFilter_LE, 4*callRuns), // or late, or what it said was lost
+					sampled(uint32(1_000_000*callRuns/toldAgain)),
+				),
 			),
+			allLogs(logTypes(accesslogdatav3.AccessLogType_DownstreamEnd), ofRules("shadow_effective_policy_id", ruleAway)),
 		),
 		ConfigType: &accesslogv3.AccessLog_TypedConfig{TypedConfig: w.any(&grpclogv3.HttpGrpcAccessLogConfig{
 			CommonConfig: toAgent(p), AdditionalRequestHeadersToLog: []string{":method"},

@@ -23,6 +23,9 @@ func (w *writer) extension(p *plan.Policy) *corev3.TypedExtensionConfig {
 	return &corev3.TypedExtensionConfig{Name: rbacName(p), TypedConfig: w.any(rbac(p))}
 }
 
+// ruleAway is what logs call the refusal of a node that was sent away.
+const ruleAway = "node[away]"
+
 // denyAll is what a port answers until its rules have come.
 func denyAll() *rbacfilterv3.RBAC {
 	return &rbacfilterv3.RBAC{Rules: &rbacv3.RBAC{Action: rbacv3.RBAC_ALLOW}}
@@ -35,14 +38,16 @@ func denyAll() *rbacfilterv3.RBAC {
 func rbac(p *plan.Policy) *rbacfilterv3.RBAC {
 	deny, allow := principals(p, p.Deny), principals(p, p.Allow)
 	denials := &rbacv3.RBAC{Action: rbacv3.RBAC_DENY, Policies: named("deny", p.Deny, deny)}
+	var gone *rbacv3.RBAC
 	if len(p.Away) > 0 {
 		who := sentAway(p.Away)
 		deny = append(deny, who)
-		denials.Policies["node[away]"] = whoever(who)
+		denials.Policies[ruleAway] = whoever(who)
+		gone = &rbacv3.RBAC{Action: rbacv3.RBAC_DENY, Policies: map[string]*rbacv3.Policy{ruleAway: whoever(who)}}
 	}
 	switch {
 	case p.Default == mesh.ActionAllow:
-		return &rbacfilterv3.RBAC{Rules: denials}
+		return &rbacfilterv3.RBAC{Rules: denials, ShadowRules: gone}
 	case len(deny) == 0:
 		return &rbacfilterv3.RBAC{Rules: &rbacv3.RBAC{Action: rbacv3.RBAC_ALLOW, Policies: named("allow", p.Allow, allow)}}
 	case len(allow) == 0:

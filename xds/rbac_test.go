@@ -129,6 +129,26 @@ func TestRulesAreDecidedAsPolicyDecides(t *testing.T) {
 	})
 }
 
+// Logs, and by them the agent, tell the refusal of who was sent away from others.
+func TestWhoWasSentAwayIsRefusedByName(t *testing.T) {
+	allow := []mesh.Permission{{Action: mesh.ActionAllow, From: []string{"*"}}}
+	for what, p := range map[string]*plan.Policy{
+		"default allow": {Default: mesh.ActionAllow}, "default deny": {Default: mesh.ActionDeny}, "an allow": {Default: mesh.ActionDeny, Allow: allow},
+	} {
+		p.TrustDomain = testDomain
+		if rbac(p).ShadowRules != nil {
+			t.Errorf("%s: shadow rules and nobody was sent away", what)
+		}
+		p.Away = []string{"a.mark"}
+		shadow := rbac(p).ShadowRules
+		if who := shadow.GetPolicies()[ruleAway]; who == nil || shadow.Action != rbacv3.RBAC_DENY ||
+			!holds(who.Principals[0], policy.Request{From: testIdentity("web")}, []string{"a.mark"}) ||
+			holds(who.Principals[0], policy.Request{From: testIdentity("web")}, []string{"b.mark"}) {
+			t.Errorf("%s: %v", what, shadow)
+		}
+	}
+}
+
 func TestUntilRulesComeNobodyIsLetIn(t *testing.T) {
 	if decide(denyAll(), policy.Request{From: testIdentity("web"), Method: "GET", Path: "/"}) {
 		t.Error("the default lets somebody in")

@@ -92,6 +92,10 @@ func TestANodeThatWasSentAwayIsCut(t *testing.T) {
 	wantCut(t, k, "one was", 1, 5)
 	p.take([]event{marked(from(7, "web"), gone), marked(from(8, "web"), stays)})
 	wantCut(t, k, "it comes again", 1, 5, 7)
+	p.take([]event{marked(ended(asking(from(9, "web"), 1, "GET", "/")), gone), marked(ended(asking(from(10, "web"), 1, "GET", "/")), stays), marked(ended(from(11, "web")), gone)})
+	wantCut(t, k, "a call on an idle connection was refused", 1, 5, 7, 9)
+	p.take([]event{marked(asking(from(6, "web"), 2, "GET", "/"), gone)})
+	wantCut(t, k, "another connection from the same port", 1, 5, 6, 7, 9)
 }
 
 func TestOnlyRunningCallsCount(t *testing.T) {

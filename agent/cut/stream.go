@@ -124,9 +124,9 @@ func common(rules string, c *accesslogdatav3.AccessLogCommon) (event, bool) {
 		if e.uri == "" {
 			e.uri = san.GetUri()
 		}
-		if mesh.IsMark(san.GetDns()) {
-			e.mark = san.GetDns()
-		}
+	}
+	if mark, ok := strings.CutPrefix(c.GetTlsProperties().GetPeerCertificateProperties().GetSubject(), "CN="); ok && mesh.IsMark(mark) {
+		e.mark = mark
 	}
 	switch c.GetAccessLogType() {
 	case accesslogdatav3.AccessLogType_TcpConnectionEnd, accesslogdatav3.AccessLogType_DownstreamEnd:

@@ -35,11 +35,8 @@ func said(typ accesslogdatav3.AccessLogType, port uint32) *accesslogdatav3.Acces
 		TlsProperties: &accesslogdatav3.TLSProperties{PeerCertificateProperties: &accesslogdatav3.TLSProperties_CertificateProperties{
 			SubjectAltName: []*accesslogdatav3.TLSProperties_CertificateProperties_SubjectAltName{{
 				San: &accesslogdatav3.TLSProperties_CertificateProperties_SubjectAltName_Uri{Uri: "spiffe://test.example/svc/web"},
-			}, {
-				San: &accesslogdatav3.TLSProperties_CertificateProperties_SubjectAltName_Dns{Dns: "web.example"},
-			}, {
-				San: &accesslogdatav3.TLSProperties_CertificateProperties_SubjectAltName_Dns{Dns: testMark},
 			}},
+			Subject: "CN=" + testMark,
 		}},
 	}
 }

@@ -30,7 +30,9 @@ func (p *Proxy) take(list []event) {
 	for _, e := range list {
 		if e.over {
 			p.over(e)
-			continue
+			if !e.http || !p.sentAway(e) {
+				continue
+			}
 		}
 		c := p.remember(e)
 		if c == nil {
@@ -42,6 +44,12 @@ func (p *Proxy) take(list []event) {
 		}
 	}
 	p.tell(l)
+}
+
+// sentAway says whether a connection is to be cut although its call is over.
+func (p *Proxy) sentAway(e event) bool {
+	rules, _ := p.rulesOf(e.rules)
+	return rules.SentAway(e.mark)
 }
 
 func (p *Proxy) over(e event) {
