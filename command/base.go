@@ -100,13 +100,34 @@ func (r *runner) Help() string {
 			name += "=<" + kind + ">"
 		}
 		_, usage := flag.UnquoteUsage(f)
+		words := strings.Fields(usage)
 		if f.DefValue != "" && f.DefValue != "false" && f.DefValue != "0s" && f.DefValue != "0" {
-			usage += " (default " + f.DefValue + ")"
+			words = append(words, "(default "+f.DefValue+")")
 		}
-		fmt.Fprintf(&b, "  %s\n      %s\n", name, usage)
+		fmt.Fprintf(&b, "  %s\n%s", name, wrapped("      ", words))
 	})
 	b.WriteString("\nExit codes: 0 ok, 1 error, 2 changes or findings, 3 degraded or unreachable.")
 	return b.String()
+}
+
+// helpWidth is where the texts of options are broken; those of commands are written so.
+const helpWidth = 96
+
+// wrapped is words in lines of at most helpWidth columns, indented.
+func wrapped(indent string, words []string) string {
+	var b strings.Builder
+	line := indent
+	for _, word := range words {
+		if len(line) > len(indent) && len(line)+1+len(word) > helpWidth {
+			b.WriteString(line + "\n")
+			line = indent
+		}
+		if len(line) > len(indent) {
+			line += " "
+		}
+		line += word
+	}
+	return b.String() + line + "\n"
 }
 
 func (r *runner) flags() (*flag.FlagSet, *bool) {

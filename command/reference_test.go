@@ -45,6 +45,11 @@ func TestEveryCommandSaysWhatItDoes(t *testing.T) {
 		if !strings.Contains(c.Example, "kerege "+c.Name) {
 			t.Errorf("%s: the example %q does not show it", c.Name, c.Example)
 		}
+		for line := range strings.Lines((&runner{command: c}).Help()) {
+			if n := len([]rune(strings.TrimSpace(line))); n > 100 {
+				t.Errorf("%s: a line of its help has %d columns: %s", c.Name, n, line)
+			}
+		}
 		flags, _ := (&runner{command: c}).flags()
 		if flags.Lookup("json") == nil {
 			t.Errorf("%s: no -json", c.Name)
