@@ -21,8 +21,10 @@ func nodeEvictCommand() Command {
 of the mesh, so that no caller is given its instances, and its proxies' streams to the
 servers end. Nothing on the host is changed. It comes back with kerege join and a new token.
 
-The certificates of services that it holds are accepted by other proxies until they
-end: leaves live as long as kerege ca status says.`,
+Whoever still shows the certificates that were signed for it is refused by every proxy,
+and what is open by them is cut, as soon as the called host hears of it: at once, or when
+its agent is back. While the mesh is frozen no proxy hears of it. At the latest they end
+as kerege ca status says.`,
 		Example: "kerege node evict vm-7",
 		Flags:   s.register,
 		Run: func(c *Call) error {
@@ -104,6 +106,6 @@ func sendAway(c *Call, s *serverFlags, how string, body any) error {
 		services = "out of the mesh: " + plain(strings.Join(away.Services, ", "))
 	}
 	fmt.Fprintf(c.out, "%s is sent away: %s, %s.\n", plain(away.Node), services, count(away.Streams, "stream of its proxies ended", "streams of its proxies ended"))
-	fmt.Fprintf(c.out, "Certificates that it holds end in %s at most; until then other proxies believe them.\n", ago(time.Duration(away.LeafTTLSeconds*float64(time.Second))))
+	fmt.Fprintf(c.out, "Its certificates are refused, and what they hold open is cut, by every host whose agent is connected; by others when they are again. They end in %s at most.\n", ago(time.Duration(away.LeafTTLSeconds*float64(time.Second))))
 	return nil
 }
