@@ -113,5 +113,8 @@ func frozenCall(e api.Explain, applied bool) string {
 	if e.Thawed == "" {
 		return fmt.Sprintf("%s: %s, and kerege thaw changes nothing for this call.", frozenSince(e.Frozen), waits(e.Frozen))
 	}
+	if e.Thawed == e.Verdict {
+		return fmt.Sprintf("%s: %s; kerege thaw changes how this call goes. With -applied to see it.", frozenSince(e.Frozen), waits(e.Frozen))
+	}
 	return fmt.Sprintf("%s: %s; after kerege thaw: %s. With -applied to see how.", frozenSince(e.Frozen), waits(e.Frozen), e.Thawed)
 }

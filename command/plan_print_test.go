@@ -122,6 +122,10 @@ allowed
 	if !strings.Contains(said(after), ": 1 change waits; after kerege thaw: refused. With -applied to see how.") {
 		t.Errorf("%s", after)
 	}
+	e.Thawed = "allowed"
+	if text := page(t, func(c *Call) { printExplain(c, e, false) }); !strings.Contains(said(text), "kerege thaw changes how this call goes") {
+		t.Errorf("%s", text)
+	}
 	e.Thawed = ""
 	if text := page(t, func(c *Call) { printExplain(c, e, false) }); !strings.Contains(said(text), "thaw changes nothing for this call") {
 		t.Errorf("%s", text)

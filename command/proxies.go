@@ -17,7 +17,9 @@ func proxiesCommand() Command {
 		Synopsis: "Every proxy: synced, stale or refused, with Envoy's words",
 		Long: `Lists every proxy with how it stands: synced, stale and for how long, or an
 update that its Envoy refused, with Envoy's own words and the line of HCL that it
-came from.
+came from. What was sent is counted from when the proxy connected last: one that comes
+back says what it has, and is sent only the rest. While the mesh is frozen, synced is with
+what was so when it froze.
 
 Exits 2 when a proxy refused an update.`,
 		Example: "kerege proxies",
@@ -59,7 +61,7 @@ func printProxies(c *Call, all []api.Proxy) {
 		return
 	}
 	var t table
-	t.add("proxy", "state", "resources", "lag", "connected", "sent")
+	t.add("proxy", "state", "resources", "lag", "connected", "sent since then")
 	for _, p := range all {
 		resources, lag := 0, 0.0
 		for _, k := range p.Types {

@@ -45,7 +45,7 @@ do not. With names, only those.`,
 				printService(c, v)
 			}
 			return s.frozenLine(c, func(f *api.Frozen) string {
-				return frozenSince(f) + ": this is what the registries say now; " + waits(f) + " for kerege thaw before the proxies hear of it."
+				return frozenSince(f) + ": this is what is registered and applied now; " + waits(f) + " for kerege thaw before the proxies hear of it."
 			})
 		},
 	}
