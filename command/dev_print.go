@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"reflect"
 	"strings"
+	"time"
 
 	"github.com/fatih/color"
 
@@ -23,6 +24,36 @@ type devReport struct {
 	Instances   []devPlace `json:"instances"`
 	Without     []string   `json:"without_envoy"`
 	NotReady    []string   `json:"not_ready"`
+	Frozen      bool       `json:"frozen,omitempty"` // no Envoy is told of anything before kerege thaw
+}
+
+// setFrozen says at once that the mesh is frozen, or no longer: one that was frozen
+// when an earlier run ended still is.
+func (d *devSession) setFrozen(now *api.Frozen) {
+	was := d.frozen
+	d.frozen = now
+	if (was == nil) == (now == nil) {
+		return
+	}
+	c := d.call
+	if now == nil {
+		fmt.Fprintln(c.err, "Thawed: the Envoys are brought in step.")
+		return
+	}
+	text := "FROZEN since " + day(now.Since)
+	if now.Reason != "" {
+		text += " (" + plain(now.Reason) + ")"
+	}
+	fmt.Fprintln(c.err, c.paint(color.FgRed, text+": no Envoy is told of a change, and one that has just started knows no service, so that calls through it fail (503)."))
+	fmt.Fprintf(c.err, "To end it: kerege thaw -addr %s\n", d.serverAddress())
+}
+
+// patience is how long the Envoys are waited for.
+func (d *devSession) patience() time.Duration {
+	if d.frozen != nil {
+		return devFrozen
+	}
+	return devSettles
 }
 
 // tell waits for a generation to be in force everywhere and says so.
@@ -41,11 +72,15 @@ func (d *devSession) tell(ctx context.Context, st api.Status, first bool) error 
 	if c.JSON {
 		none := func(list []string) []string { return append([]string{}, list...) }
 		return c.printJSON(devReport{Generation: st.Generation.Number, TrustDomain: st.TrustDomain, Server: d.serverAddress(), Agent: d.agentAddress(),
-			Files: d.dir, Data: d.data, Instances: d.layout.places, Without: none(d.layout.left), NotReady: none(missing)})
+			Files: d.dir, Data: d.data, Instances: d.layout.places, Without: none(d.layout.left), NotReady: none(missing), Frozen: d.frozen != nil})
 	}
 	if first {
-		fmt.Fprintf(c.out, "The mesh %s runs on this machine: %s of %s, each with an Envoy. Nothing is captured.\n",
-			plain(st.TrustDomain), count(len(d.layout.places), "instance", "instances"), count(d.services(), "service", "services"))
+		state := "each with an Envoy"
+		if d.frozen != nil {
+			state = "and it is FROZEN, with calls that fail before kerege thaw"
+		}
+		fmt.Fprintf(c.out, "The mesh %s runs on this machine: %s of %s, %s. Nothing is captured.\n",
+			plain(st.TrustDomain), count(len(d.layout.places), "instance", "instances"), count(d.services(), "service", "services"), state)
 	} else {
 		fmt.Fprintf(c.out, "\n%s\n", c.paint(color.FgGreen, fmt.Sprintf("Generation %d of the files is in force.", st.Generation.Number)))
 	}

@@ -23,6 +23,7 @@ import (
 const (
 	devLook    = 200 * time.Millisecond // how often the applied generation is looked at
 	devSettles = 30 * time.Second       // longest wait for the Envoys
+	devFrozen  = 2 * time.Second        // while frozen: what is not there by then does not come
 )
 
 // devSession is one run of kerege dev.
@@ -45,6 +46,7 @@ type devSession struct {
 	envoys *devEnvoys
 	layout devLayout
 	told   devLayout // as last printed
+	frozen *api.Frozen
 }
 
 // serve runs the control plane and, while that stands, everything else.
@@ -131,6 +133,7 @@ func (d *devSession) follow(ctx context.Context) error {
 				fmt.Fprintf(d.call.err, "The files are again those of generation %d.\n", generation)
 			}
 		}
+		d.setFrozen(st.Frozen)
 		if n := st.Generation.Number; n != generation {
 			layout, ok := d.layouts.get(st.Generation.Hash)
 			if !ok {
@@ -254,7 +257,7 @@ func (d *devSession) stopAgent() {
 // settled waits until the mesh on this machine is what the layout says. What is
 // missing after a while is returned, with reasons.
 func (d *devSession) settled(ctx context.Context) (missing []string) {
-	deadline := time.Now().Add(devSettles)
+	deadline := time.Now().Add(d.patience())
 	for {
 		if missing = d.missing(ctx); len(missing) == 0 || ctx.Err() != nil || time.Now().After(deadline) {
 			return missing
