@@ -17,7 +17,7 @@ import (
 // agent's state when somebody asks.
 func MetricFamilies() []telemetry.Family {
 	return []telemetry.Family{
-		{Name: "kerege_agent_up", Help: "1 when every step of the agent stands; the agent's /healthz and its log name the one that does not."},
+		{Name: "kerege_agent_up", Help: "1 when every step of the agent stands; `kerege agent status` on the host names the one that does not."},
 		{Name: "kerege_agent_workloads", Label: "state", Values: []string{"in", "joining", "held", "left"},
 			Help: "Workloads of this host: in the mesh (in), on their way (joining), kept out with a reason (held), taken out by hand (left)."},
 		{Name: "kerege_agent_proxies", Label: "source", Values: []string{"live", "disk", "none"},

@@ -176,12 +176,12 @@ func (c *client) run(ctx context.Context) error {
 		return err
 	}
 	c.claim("api may not call web: nobody wrote that it may")
-	if _, err := c.retried(ctx, "all three in the mesh", "kerege status | grep ^hosts", func(s string) bool {
+	if _, err := c.retried(ctx, "all three in the mesh", "COLUMNS=300 kerege status | grep ^hosts", func(s string) bool {
 		return strings.Count(s, "api/") == 2 && strings.Count(s, "web/") == 1
 	}); err != nil {
 		return err
 	}
-	if _, err := c.typed(ctx, "kerege status | grep -E '^(hosts|proxies)'"); err != nil {
+	if _, err := c.typed(ctx, "kerege node list"); err != nil {
 		return err
 	}
 	const load = "nsenter --net=/run/netns/$(nomad job allocs -json web-api | python3 -c 'import json,sys; print(next(a[\"ID\"] for a in json.load(sys.stdin) if a[\"TaskGroup\"] == \"web\"))') app load -rate 50 -for 4s -url http://api.mesh:8080/"
