@@ -57,9 +57,10 @@ func TestTheCaptureIsRemovedBehindTheMembership(t *testing.T) {
 		t.Fatalf("removed: %+v %v", out, err)
 	}
 	p.until("the reason at the server", func() bool { return strings.Contains(p.held(), "removed by hand; kerege capture apply on n1") })
-	if w := p.web(); w.State != "joining" || w.Accepted || !strings.Contains(w.Reason, "kerege capture apply") {
-		t.Errorf("%+v", w)
-	}
+	p.until("the way back", func() bool {
+		w := p.web()
+		return w.State == "joining" && !w.Accepted && strings.Contains(w.Reason, "kerege capture apply")
+	})
 	if out, err := p.client.CaptureRemove(p.ctx, api.CaptureRemove{}); err != nil || len(out.Out) != 0 {
 		t.Errorf("again: %+v %v", out, err)
 	}
