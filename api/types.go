@@ -362,6 +362,7 @@ type NodeAway struct {
 	Services       []string `json:"services"` // that were in the mesh there
 	Streams        int      `json:"streams"`  // of its proxies, ended now
 	LeafTTLSeconds float64  `json:"leaf_ttl_seconds"`
+	Late           bool     `json:"late,omitempty"` // callers hear of it when it thaws: it is frozen since before the server's start
 }
 
 // TokenRequest asks POST /v1/tokens for a join token.

@@ -237,6 +237,9 @@ func (v *table) judge(hash, nodeName string, now time.Time) (i int, why string) 
 		return i, fmt.Sprintf("the token is for another node than %s; set node in agent.hcl, or make a token for this name", mesh.Quote(nodeName))
 	case n != nil && n.Banned != "":
 		return i, fmt.Sprintf("the node %s is banned", mesh.Quote(nodeName))
+	case n != nil && n.Evicted && k.Made.Before(n.Since):
+		return i, fmt.Sprintf("the token was made before the node %s was sent away at %s; make a new one with `kerege token create -node %s`",
+			mesh.Quote(nodeName), day(n.Since), nodeName)
 	case n != nil && !n.Evicted && n.Left.IsZero() && (k.Node == "" || !k.Made.After(n.Joined)):
 		return i, fmt.Sprintf("a node %s joined at %s from %s; choose another name, or make a token for this very name with `kerege token create -node %s` to replace it",
 			mesh.Quote(nodeName), day(n.Joined), n.Address, nodeName)
@@ -274,7 +277,8 @@ func (t *Tokens) change(edit func(*table) error) error {
 }
 
 // Evict sends a node away: certificates issued to it so far are refused by
-// servers. It may join again with a new token. Ban also refuses that.
+// servers, and so are tokens made so far that name it, or nobody. It may join
+// again with a new token. Ban also refuses that.
 func (t *Tokens) Evict(nodeName string) error {
 	err := t.out(nodeName, func(n *node) { n.Evicted = true })
 	t.opt.Audit("node evicted", "node", nodeName, "result", result(err))
@@ -287,6 +291,16 @@ func (t *Tokens) Ban(nodeName, reason string) error {
 	err := t.out(nodeName, func(n *node) { n.Evicted, n.Banned = true, cmp.Or(reason, "no reason given") })
 	t.opt.Audit("node banned", "node", nodeName, "reason", reason, "result", result(err))
 	return err
+}
+
+// Expects says whether a token that is not used was made for a node.
+func (t *Tokens) Expects(nodeName string) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	now := t.opt.Now()
+	return slices.ContainsFunc(t.table.Tokens, func(k token) bool {
+		return nodeName != "" && k.Node == nodeName && k.Spent.IsZero() && now.Before(k.Expires)
+	})
 }
 
 // Unban lets a node join again, with a new token.

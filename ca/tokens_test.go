@@ -228,3 +228,46 @@ func TestTokensPrintAsRedacted(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 }
+
+// A token of before does not let a host back that was sent away, whomever it was
+// for; a ban that is taken back makes none of them good again.
+func TestTokensOfBeforeAnEviction(t *testing.T) {
+	now := time.Unix(1_800_000_000, 0)
+	x, err := OpenTokens(filepath.Join(t.TempDir(), "tokens.json"), TokenOptions{CAHash: func() [32]byte { return [32]byte{} }, Now: func() time.Time { return now }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	make := func(node string) string {
+		t.Helper()
+		secret, _, err := x.Create(node, RoleNode, time.Hour)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return secret.Text()
+	}
+	spend := func(token string, ok bool) {
+		t.Helper()
+		now = now.Add(2 * time.Second)
+		if err := x.Spend(token, "vm-7", "10.0.0.7"); (err == nil) != ok || err != nil && !errors.Is(err, ErrToken) {
+			t.Errorf("it joins: %v", err)
+		}
+	}
+	first, named, any := make("vm-7"), make("vm-7"), make("")
+	spend(first, true)
+	now = now.Add(time.Second)
+	if err := x.Evict("vm-7"); err != nil {
+		t.Fatal(err)
+	}
+	spend(named, false)
+	spend(any, false)
+	between := make("vm-7")
+	if !x.Expects("vm-7") || x.Expects("vm-8") || x.Expects("") {
+		t.Error("whom tokens are for")
+	}
+	now = now.Add(time.Second)
+	if err := errors.Join(x.Ban("vm-7", ""), x.Unban("vm-7")); err != nil {
+		t.Fatal(err)
+	}
+	spend(between, false)
+	spend(make("vm-7"), true)
+}

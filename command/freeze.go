@@ -16,7 +16,8 @@ func freezeCommand() Command {
 		Long: `From its answer on no connected proxy is sent anything that has changed: no files, no
 instances that come or go, no roots. Calls go on with what proxies have. Certificates
 are renewed, and files can be applied and rolled back: they wait. A proxy that is new is
-given what was so when it froze.
+given what was so when it froze. One change does not wait: a host that is evicted, banned
+or replaced by another (kerege node evict, ban) is out of the mesh at once for every proxy.
 
 It holds over a restart of the server, which then answers no proxy until thaw, since what
 it knows is not what they have: agents give them what is on their disks. kerege status
@@ -24,7 +25,7 @@ says so, and exits 3.`,
 		Example: `kerege freeze -reason "incident 214"`,
 		Flags: func(f *flag.FlagSet) {
 			s.register(f)
-			f.StringVar(&reason, "reason", "", "A `text` for who looks at kerege status.")
+			f.StringVar(&reason, "reason", "", "A `line` for who looks at kerege status, of 500 bytes at most.")
 		},
 		Run: func(c *Call) error {
 			var f api.Frozen

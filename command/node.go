@@ -23,8 +23,12 @@ servers end. Nothing on the host is changed. It comes back with kerege join and 
 
 Whoever still shows the certificates that were signed for it is refused by every proxy,
 and what is open by them is cut, as soon as the called host hears of it: at once, or when
-its agent is back. While the mesh is frozen no proxy hears of it. At the latest they end
-as kerege ca status says.`,
+its agent is back; through a freeze, too. Only where a server was started frozen do they
+hear of it at thaw, and the answer says so. At the latest they end as kerege ca status says.
+
+A host is one that has joined, is connected, in the mesh, placed by a registry or named by
+a token. Tokens made before for its name, or for any, do not let it back. What cannot be
+written down is an error, and tried again until it is.`,
 		Example: "kerege node evict vm-7",
 		Flags:   s.register,
 		Run: func(c *Call) error {
@@ -41,11 +45,11 @@ func nodeBanCommand() Command {
 		Synopsis: "Send a host away, and let none of its name join",
 		Args:     "NODE",
 		Long: `Does what kerege node evict does, and refuses every token for a host of that name until
-kerege node unban. The reason is kept and audited.`,
+kerege node unban; also of a name that no host has yet. The reason is kept and audited.`,
 		Example: `kerege node ban vm-7 -reason "stolen"`,
 		Flags: func(f *flag.FlagSet) {
 			s.register(f)
-			f.StringVar(&reason, "reason", "", "Why, for whoever asks later: a `text`.")
+			f.StringVar(&reason, "reason", "", "Why, for whoever asks later: a `line` of 500 bytes at most.")
 		},
 		Run: func(c *Call) error {
 			return sendAway(c, &s, "ban", api.BanRequest{Reason: reason})
@@ -106,6 +110,9 @@ func sendAway(c *Call, s *serverFlags, how string, body any) error {
 		services = "out of the mesh: " + plain(strings.Join(away.Services, ", "))
 	}
 	fmt.Fprintf(c.out, "%s is sent away: %s, %s.\n", plain(away.Node), services, count(away.Streams, "stream of its proxies ended", "streams of its proxies ended"))
+	if away.Late {
+		fmt.Fprintln(c.out, "It is frozen since before the server's start: what is said above of callers, they hear at kerege thaw.")
+	}
 	fmt.Fprintf(c.out, "Its certificates are refused, and what they hold open is cut, by every host whose agent is connected; by others when they are again. They end in %s at most.\n", ago(time.Duration(away.LeafTTLSeconds*float64(time.Second))))
 	return nil
 }

@@ -2,6 +2,7 @@ package command
 
 import (
 	"fmt"
+	"strconv"
 	"strings"
 	"time"
 
@@ -75,7 +76,7 @@ func printStatus(c *Call, st api.Status) {
 	if f := st.Frozen; f != nil {
 		text := "FROZEN " + since(f.Since) + ": no proxy is told of a change before kerege thaw"
 		if f.Reason != "" {
-			text += " (" + plain(f.Reason) + ")"
+			text += " (" + strconv.Quote(f.Reason) + ")"
 		}
 		t.add("", c.paint(color.FgRed, text))
 	}

@@ -1,21 +1,35 @@
 package server
 
 import (
+	"context"
+	"fmt"
 	"net/http"
 	"slices"
+	"strings"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
 	"github.com/kerege/kerege/api"
-	"github.com/kerege/kerege/ca"
+	"github.com/kerege/kerege/config"
 	"github.com/kerege/kerege/mesh"
 )
 
 // evict and ban are POST /v1/nodes/{node}/evict and /ban.
 func (s *Server) evict(r *http.Request) (any, error) {
-	return s.away(r.PathValue("node"), "evicted", s.tokens.Evict)
+	node := r.PathValue("node")
+	if !s.knows(node) {
+		var names []mesh.ServiceName // as far as likeness goes
+		for _, n := range s.hosts() {
+			names = append(names, mesh.ServiceName(n.Name))
+		}
+		return nil, fail(http.StatusNotFound, "no node "+mesh.Quote(node)+" has joined, and nothing is on one",
+			config.DidYouMean(mesh.ServiceName(node), names)+"kerege node list has those that are known; kerege node ban keeps any name out.")
+	}
+	return s.away(node, "evicted", s.tokens.Evict)
 }
 
 func (s *Server) ban(r *http.Request) (any, error) {
@@ -23,13 +37,25 @@ func (s *Server) ban(r *http.Request) (any, error) {
 	if err := readAny(r, &req); err != nil {
 		return nil, err
 	}
-	if len(req.Reason) > maxReason {
-		return nil, fail(http.StatusBadRequest, "the reason is longer than a line", "")
+	if err := checkReason(req.Reason); err != nil {
+		return nil, err
 	}
-	return s.away(r.PathValue("node"), "banned", func(node string) error { return s.tokens.Ban(node, req.Reason) })
+	node := r.PathValue("node")
+	if err := mesh.CheckNode(node); err != nil {
+		return nil, fail(http.StatusBadRequest, "the node's name "+mesh.Quote(node)+" "+err.Error(), "")
+	}
+	return s.away(node, "banned", func(node string) error { return s.tokens.Ban(node, req.Reason) })
 }
 
 const maxReason = 500 // bytes
+
+// checkReason is of what an operator gives for others to read.
+func checkReason(text string) error {
+	if len(text) > maxReason || strings.ContainsFunc(text, unicode.IsControl) || !utf8.ValidString(text) {
+		return fail(http.StatusBadRequest, fmt.Sprintf("a reason is one line of %d bytes at most", maxReason), "")
+	}
+	return nil
+}
 
 // unban is POST /v1/nodes/{node}/unban.
 func (s *Server) unban(r *http.Request) (any, error) {
@@ -44,12 +70,11 @@ func (s *Server) unban(r *http.Request) (any, error) {
 
 // away sends a node away: from now on its certificate is refused, what of it was
 // in the mesh is out and its proxies' streams end. Its own stream hears of it
-// within evictEvery.
+// within evictEvery. That holds while it is frozen, too: callers are told of it and
+// of nothing else.
 func (s *Server) away(node, how string, send func(string) error) (any, error) {
-	if !s.knows(node) {
-		return nil, fail(http.StatusNotFound, "no node "+mesh.Quote(node)+" has joined", "kerege status lists those that have.")
-	}
 	out := api.NodeAway{Node: node, Services: []string{}, LeafTTLSeconds: s.ca.Status().LeafTTL.Seconds()}
+	var unkept error
 	err := s.nodeStreams.settled(func() error {
 		if err := send(node); err != nil {
 			return err
@@ -60,15 +85,64 @@ func (s *Server) away(node, how string, send func(string) error) (any, error) {
 			}
 		}
 		s.putTrust()
-		return s.hub.Members().Replace(node)
+		unkept = s.hub.Members().Replace(node)
+		return nil
 	})
-	out.Streams = s.drop(node, how)
 	if err != nil {
 		return nil, err
+	}
+	out.Streams = s.drop(node, how)
+	out.Late = !s.planner.sentAway(node, s.tokens.Away())
+	if unkept != nil {
+		s.unkept.Store(true)
+		return nil, fmt.Errorf("the node is %s, and what of it is in the mesh stays there until this can be written down, which is tried every second: %w", how, unkept)
 	}
 	slices.Sort(out.Services)
 	s.log.Named("audit").Info("node sent away", "node", node, "how", how, "services", out.Services, "streams", out.Streams)
 	return out, nil
+}
+
+// keepOut takes out of the mesh what nodes have there that were sent away: what a
+// crash or a full disk kept away from doing. It tries until that is on disk.
+func (s *Server) keepOut(ctx context.Context) error {
+	tick := time.NewTicker(keepOutEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+		if s.unkept.Load() {
+			s.sweep()
+		}
+	}
+}
+
+const keepOutEvery = time.Second
+
+// sweep is one try of keepOut.
+func (s *Server) sweep() {
+	s.unkept.Store(false)
+	err := s.nodeStreams.settled(func() error {
+		in := map[string]bool{}
+		for _, m := range s.hub.Members().List() {
+			in[m.Node] = true
+		}
+		for _, n := range s.tokens.Nodes() {
+			if (n.Evicted || n.Banned != "") && in[n.Name] {
+				if err := s.hub.Members().Replace(n.Name); err != nil {
+					return err
+				}
+				s.log.Named("audit").Warn("out of the mesh: what was there of a node that was sent away before", "node", n.Name)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		s.unkept.Store(true)
+		s.log.Error("who was sent away is still in the mesh: it cannot be written down", "again_in", keepOutEvery, "error", err)
+	}
 }
 
 // putTrust tells the mesh who is trusted: what ends in the roots, less what nodes
@@ -88,8 +162,9 @@ func (s *Server) drop(node, how string) int {
 	return s.ads.Drop(node, status.Errorf(codes.PermissionDenied, "the node %s was %s", mesh.Quote(node), how))
 }
 
-// knows says whether there is anything to send away under a name.
+// knows says whether there is anything to send away under a name: it has joined,
+// is connected, in the mesh, placed by a registry, or may join.
 func (s *Server) knows(node string) bool {
-	return slices.ContainsFunc(s.nodeStatus(), func(n api.Node) bool { return n.Name == node }) ||
-		slices.ContainsFunc(s.tokens.Nodes(), func(n ca.JoinedNode) bool { return n.Name == node })
+	return slices.ContainsFunc(s.hosts(), func(n api.Node) bool { return n.Name == node }) ||
+		len(s.hub.Snapshot().Node(node)) > 0 || s.tokens.Expects(node)
 }

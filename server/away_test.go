@@ -109,8 +109,8 @@ func TestAHostIsSentAway(t *testing.T) {
 func TestWhoCannotBeSentAway(t *testing.T) {
 	r := newRig(t).start()
 	for path, want := range map[string]int{
-		"/v1/nodes/vm-77/evict": http.StatusNotFound, "/v1/nodes/vm-77/ban": http.StatusNotFound, "/v1/nodes/vm-77/unban": http.StatusNotFound,
-		"/v1/nodes/..%2f/evict": http.StatusNotFound,
+		"/v1/nodes/vm-77/evict": http.StatusNotFound, "/v1/nodes/vm-77/unban": http.StatusNotFound,
+		"/v1/nodes/..%2f/evict": http.StatusNotFound, "/v1/nodes/..%2f/ban": http.StatusBadRequest,
 	} {
 		if code, text := r.ask("", "POST", path, ""); code != want {
 			t.Errorf("%s: %d %s", path, code, text)

@@ -110,6 +110,9 @@ func (s *Server) freeze(r *http.Request) (any, error) {
 	if err := readAny(r, &req); err != nil {
 		return nil, err
 	}
+	if err := checkReason(req.Reason); err != nil {
+		return nil, err
+	}
 	if f := s.frost.is(); f != nil {
 		return f, nil
 	}

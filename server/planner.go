@@ -38,6 +38,7 @@ type planner struct {
 	tell      func(*mesh.Snapshot, []mesh.Key) // hears of every snapshot first
 	frost     *frost                           // nil: never frozen
 	turning   sync.Mutex
+	apart     bool                            // what proxies have is no snapshot of the hub's; turning is held
 	known     chan struct{}                   // closed when the first snapshot was told
 	know      func()                          // closes it
 	pushed    func(time.Time, []mesh.ProxyID) // hears when a snapshot was taken and whom it gave new wishes; nil: nobody asks
@@ -121,7 +122,11 @@ func (p *planner) turn(hub snapshots) bool {
 	if p.frozen() {
 		return false
 	}
-	p.update(hub.Take())
+	snap, keys := hub.Take()
+	if p.apart { // keys are what differs from another snapshot
+		keys, p.apart = mesh.Diff(p.told(), snap), false
+	}
+	p.update(snap, keys)
 	return true
 }
 
@@ -133,6 +138,24 @@ func (p *planner) told() *mesh.Snapshot {
 		return nil
 	}
 	return p.compiler.Snapshot()
+}
+
+// sentAway lets proxies know at once, through a freeze, that a node is out of the
+// mesh and not to be trusted, and of nothing else that has changed. Where it is not
+// frozen that comes by itself. False: no proxy is told anything before it thaws.
+func (p *planner) sentAway(node string, away []string) bool {
+	p.turning.Lock()
+	defer p.turning.Unlock()
+	if !p.frozen() {
+		return true
+	}
+	told := p.told()
+	if told == nil {
+		return false
+	}
+	p.apart = true
+	p.update(told.WithoutNode(node, away))
+	return true
 }
 
 func (p *planner) frozen() bool { return p.frost != nil && p.frost.is() != nil }

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
@@ -71,6 +72,7 @@ type Server struct {
 
 	nodeStreams *nodeServer
 	intakes     *intakes
+	unkept      atomic.Bool // somebody who was sent away may be in the mesh
 }
 
 // New opens the server's state: its files, CA, tokens. Nothing listens yet. A
@@ -106,6 +108,8 @@ func New(cfg *config.Server, opt Options) (*Server, error) {
 	s.planner = newPlanner(s.log.Named("plan"), s.ads, s.views.update)
 	s.frost = openFrost(filepath.Join(cfg.DataDir, "frozen.json"))
 	s.planner.pushed, s.planner.frost = s.converging.pushed, s.frost
+	s.nodeStreams = &nodeServer{}
+	s.sweep()
 	return s, nil
 }
 
@@ -193,6 +197,7 @@ func (s *Server) Run(ctx context.Context) error {
 	}
 	start("planning", func(ctx context.Context) error { return s.planner.run(ctx, s.hub) })
 	start("measuring", s.converging.run)
+	start("keeping out who was sent away", s.keepOut)
 	if s.words != nil {
 		start("keeping nomad's words", s.words.run)
 	}

@@ -72,12 +72,16 @@ func consulOptions(c *config.Consul, datacenter string) consul.Options {
 // registerNodes adds join, sign and node streams to the nodes' port.
 func (s *Server) registerNodes(g *grpc.Server) {
 	audit := s.log.Named("audit")
-	s.nodeStreams = &nodeServer{log: audit, admit: s.tokens, views: s.views, members: s.hub.Members(), table: s.nodes,
-		trustDomain: s.ca.TrustDomain(), now: s.now,
-		mesh: func() (*mesh.Snapshot, []api.Node) { return s.hub.Snapshot(), s.nodeStatus() },
-		left: s.tokens.SetLeft, tokenNode: s.tokens.NodeOf}
+	n := s.nodeStreams
+	n.log, n.admit, n.views, n.members, n.table = audit, s.tokens, s.views, s.hub.Members(), s.nodes
+	n.trustDomain, n.now, n.left, n.tokenNode = s.ca.TrustDomain(), s.now, s.tokens.SetLeft, s.tokens.NodeOf
+	n.mesh = func() (*mesh.Snapshot, []api.Node) { return s.hub.Snapshot(), s.nodeStatus() }
 	keregev1.RegisterJoinServer(g, &joinServer{log: audit, tokens: s.tokens, ca: s.ca, servers: s.servers, now: s.now,
-		replaced: func(node string) { s.putTrust(); s.drop(node, "replaced by another host") }})
+		replaced: func(node string) {
+			s.putTrust()
+			s.planner.sentAway("", s.tokens.Away())
+			s.drop(node, "replaced by another host")
+		}})
 	keregev1.RegisterSignServer(g, &signServer{log: audit, admit: s.tokens, ca: s.ca, views: s.views, evidence: s.evidence, witness: s.witness,
 		barred: func(node, service, workload string) string {
 			return s.hub.Snapshot().Barred(node, mesh.ServiceName(service), workload)
