@@ -89,6 +89,7 @@ func (a *Agent) survey(placed []placement) []*workload {
 		}
 	}
 	slices.SortFunc(out, func(a, b *workload) int { return strings.Compare(a.key(), b.key()) })
+	a.holdShared(out)
 	return out
 }
 
