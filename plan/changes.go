@@ -77,6 +77,7 @@ func callChanges(old, new *mesh.Snapshot) []CallChange {
 		for _, from := range callersAround(old, new, to) {
 			list = append(list, compareRights(old, new, from, to)...)
 		}
+		list = append(list, plaintextLost(old, new, to)...)
 	}
 	return list
 }
@@ -121,12 +122,33 @@ func compareRights(old, new *mesh.Snapshot, from, to mesh.ServiceName) []CallCha
 	return list
 }
 
+// Plaintext is, in a CallChange, whoever calls without a certificate.
+const Plaintext mesh.ServiceName = "callers without a certificate"
+
+// plaintextLost are the ports that took callers without a certificate and do so no more.
+func plaintextLost(old, new *mesh.Snapshot, to mesh.ServiceName) (list []CallChange) {
+	was, is := old.Service(to), new.Service(to)
+	if was == nil || is == nil {
+		return nil
+	}
+	for _, p := range is.Ports {
+		i := slices.IndexFunc(was.Ports, func(o mesh.Port) bool { return o.String() == p.String() })
+		if i < 0 || !strict(p) || strict(was.Ports[i]) {
+			continue
+		}
+		if now, _ := right(old, "", to, p.String()); now != nothing {
+			list = append(list, CallChange{From: Plaintext, To: to, Port: p.String(), Now: now, Then: nothing, Pos: is.Pos, Open: leftOpen(new, "", to, p, now, nothing)})
+		}
+	}
+	return list
+}
+
 // leftOpen says what happens to what is open when now becomes then.
 func leftOpen(new *mesh.Snapshot, from, to mesh.ServiceName, p mesh.Port, now, then string) string {
 	if now == nothing || now == missing || then == everything || then == missing {
 		return ""
 	}
-	req := policy.Request{From: mesh.ServiceIdentity("x", from), To: to, Port: p.Name, HTTP: p.Protocol != mesh.ProtocolTCP && p.Protocol != mesh.ProtocolTLS}
+	req := policy.Request{From: caller(from), To: to, Port: p.Name, HTTP: p.Protocol != mesh.ProtocolTCP && p.Protocol != mesh.ProtocolTLS}
 	if policy.Finishes(new.Intentions(to), req) {
 		return "finish"
 	}
@@ -145,7 +167,7 @@ func right(snap *mesh.Snapshot, from, to mesh.ServiceName, port string) (string,
 	}
 	p := svc.Ports[i]
 	intentions := snap.Intentions(to)
-	d := policy.Decide(intentions, svc.DefaultIntention, policy.Request{From: mesh.ServiceIdentity("x", from), To: to, Port: p.Name})
+	d := policy.Decide(intentions, svc.DefaultIntention, policy.Request{From: caller(from), To: to, Port: p.Name})
 	l4 := p.Protocol == mesh.ProtocolTCP || p.Protocol == mesh.ProtocolTLS
 	if l4 && d.Allowed {
 		return everything, d.Pos
@@ -153,6 +175,14 @@ func right(snap *mesh.Snapshot, from, to mesh.ServiceName, port string) (string,
 		return nothing, d.Pos
 	}
 	return httpRight(intentions, svc.DefaultIntention, from, p)
+}
+
+// caller is an identity of a service; "" is none.
+func caller(name mesh.ServiceName) mesh.Identity {
+	if name == "" {
+		return mesh.Identity{}
+	}
+	return mesh.ServiceIdentity("x", name)
 }
 
 // httpRight puts the blocks that speak of the caller into words.

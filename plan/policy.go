@@ -28,7 +28,7 @@ func compilePolicies(v *View, name mesh.ServiceName) ([]*Policy, []Problem) {
 			Cause: mesh.Key{Kind: mesh.KindIntention, Name: string(name)},
 		}
 		rules := policy.RulesOf(intentions, svc.DefaultIntention, name, port.Name)
-		rules.Away = p.Away
+		rules.Away, rules.Strict = p.Away, strict(port)
 		p.Open = rules.Text()
 		p.permissions(intentions, port)
 		p.callers(v, svc, port, intentions)
@@ -39,6 +39,9 @@ func compilePolicies(v *View, name mesh.ServiceName) ([]*Policy, []Problem) {
 	}
 	return list, problems
 }
+
+// strict says whether a port takes nobody without a certificate.
+func strict(p mesh.Port) bool { return p.MTLS != mesh.MTLSPermissive && p.MTLS != mesh.MTLSDisabled }
 
 // permissions takes over what holds on the port.
 func (p *Policy) permissions(intentions []*mesh.Intention, port mesh.Port) {

@@ -63,6 +63,47 @@ func TestWhoWasSentAwayIsInEveryPolicy(t *testing.T) {
 	}
 }
 
+// A port that takes plaintext no more says so to its node, and kerege plan to the operator.
+func TestPlaintextThatIsLostIsSaid(t *testing.T) {
+	snap := func(mtls mesh.MTLS, open string, from ...string) *mesh.Snapshot {
+		s, _ := mesh.Merge(mesh.Part{Source: "file", Services: []mesh.ServiceConfig{{Name: "web"}, {Name: "api", MTLS: mtls, Ports: []mesh.Port{
+			{Name: "http", Number: 80, Protocol: "http"}, {Name: "db", Number: 81, Protocol: "tcp"}}}},
+			Intentions: []mesh.Intention{{Label: "api", Open: open, Rules: []mesh.Permission{{Action: mesh.ActionAllow, From: from}}}}})
+		return s
+	}
+	for _, c := range []struct {
+		what     string
+		old, new *mesh.Snapshot
+		want     []string
+	}{
+		{"strict now", snap(mesh.MTLSPermissive, "", "*"), snap(mesh.MTLSStrict, "", "*"), []string{"cut", "cut"}},
+		{"strict now, they finish", snap(mesh.MTLSDisabled, "", "*"), snap(mesh.MTLSStrict, "finish", "*"), []string{"finish", "finish"}},
+		{"permissive now", snap(mesh.MTLSStrict, "", "*"), snap(mesh.MTLSPermissive, "", "*"), nil},
+		{"strict before", snap(mesh.MTLSStrict, "", "*"), snap(mesh.MTLSStrict, "", "*", "web"), nil},
+		{"they had no right", snap(mesh.MTLSPermissive, "", "web"), snap(mesh.MTLSStrict, "", "web"), nil},
+	} {
+		calls, _ := Changes(c.old, c.new, nil)
+		var got []string
+		for _, call := range calls {
+			if call.From != Plaintext || call.To != "api" || call.Now != everything || !call.Loses() {
+				t.Errorf("%s: %+v", c.what, call)
+			}
+			got = append(got, call.Open)
+		}
+		if !slices.Equal(got, c.want) {
+			t.Errorf("%s: %v, want %v", c.what, got, c.want)
+		}
+		for _, s := range []*mesh.Snapshot{c.old, c.new} {
+			p, _ := Compile(NewView(s), proxyOf("api"))
+			for _, in := range p.Inbound {
+				if rules, err := policy.ReadRules(in.Policy.Open); err != nil || rules.Strict != (in.MTLS == mesh.MTLSStrict) {
+					t.Errorf("%s: port %s is %s, its rules are strict: %v, %v", c.what, in.Name, in.MTLS, rules.Strict, err)
+				}
+			}
+		}
+	}
+}
+
 func opens(p *Policy, id mesh.Identity) bool {
 	switch {
 	case id == (mesh.Identity{}):

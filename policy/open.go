@@ -14,6 +14,7 @@ type Rules struct {
 	To         mesh.ServiceName
 	Default    mesh.Action
 	Intentions []*mesh.Intention // without positions and ports
+	Strict     bool              // the port takes nobody without a certificate
 	Away       []string          // marks that are believed no more, sorted
 }
 
@@ -28,6 +29,7 @@ type rulesText struct {
 	To         mesh.ServiceName `json:"to"`
 	Default    mesh.Action      `json:"default,omitempty"`
 	Intentions []intentionText  `json:"intentions,omitempty"`
+	Strict     bool             `json:"strict,omitempty"`
 	Away       []string         `json:"away,omitempty"`
 }
 
@@ -69,7 +71,7 @@ func RulesOf(intentions []*mesh.Intention, def mesh.Action, to mesh.ServiceName,
 
 // Text writes rules: equal rules, equal bytes.
 func (r Rules) Text() []byte {
-	out := rulesText{Version: rulesVersion, To: r.To, Default: r.Default, Away: r.Away}
+	out := rulesText{Version: rulesVersion, To: r.To, Default: r.Default, Strict: r.Strict, Away: r.Away}
 	for _, in := range r.Intentions {
 		t := intentionText{Label: in.Label, Open: in.Open}
 		for _, p := range in.Rules {
@@ -94,7 +96,7 @@ func ReadRules(text []byte) (Rules, error) {
 	if in.Version != rulesVersion {
 		return Rules{}, fmt.Errorf("reading rules: they are of version %d, and this kerege reads %d", in.Version, rulesVersion)
 	}
-	out := Rules{To: in.To, Default: in.Default, Away: in.Away}
+	out := Rules{To: in.To, Default: in.Default, Strict: in.Strict, Away: in.Away}
 	for _, t := range in.Intentions {
 		to := &mesh.Intention{Label: t.Label, Open: t.Open}
 		for _, p := range t.Rules {
@@ -153,5 +155,8 @@ func (r Rules) SentAway(mark string) bool {
 func (r Rules) MayStay(req Request) (bool, Decision) {
 	req.To, req.Port = r.To, ""
 	d := Decide(r.Intentions, r.Default, req)
+	if r.Strict && req.From == (mesh.Identity{}) {
+		d = Decision{Reason: "denied: the port takes nobody without a certificate any more (mtls = \"strict\")"}
+	}
 	return d.Allowed || Finishes(r.Intentions, req), d
 }

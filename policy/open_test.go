@@ -65,6 +65,34 @@ func TestWhatIsOpenFinishesOrIsCut(t *testing.T) {
 	}
 }
 
+// A strict port has no caller without a certificate, whatever its intentions allow.
+func TestAStrictPortKeepsNoPlaintext(t *testing.T) {
+	all := mesh.Permission{Action: mesh.ActionAllow, From: []string{"*"}}
+	for _, c := range []struct {
+		what, open, from string
+		strict, want     bool
+	}{
+		{"permissive", "", "", false, true},
+		{"strict", "", "", true, false},
+		{"strict, with a certificate", "", "web", true, true},
+		{"strict, and what is open finishes", "finish", "", true, true},
+	} {
+		rules := RulesOf([]*mesh.Intention{{Label: "api", Open: c.open, Rules: []mesh.Permission{all}}}, mesh.ActionDeny, "api", "http")
+		rules.Strict = c.strict
+		rules, err := ReadRules(rules.Text())
+		if err != nil {
+			t.Fatal(err)
+		}
+		req := get(c.from, "/")
+		if c.from == "" {
+			req.From = mesh.Identity{}
+		}
+		if may, d := rules.MayStay(req); may != c.want {
+			t.Errorf("%s: it may stay: %v (%s), want %v", c.what, may, d.Reason, c.want)
+		}
+	}
+}
+
 func TestRulesOfAnotherVersionAreNotJudgedBy(t *testing.T) {
 	for _, text := range []string{`{"v":2,"to":"api"}`, `{"to":"api"}`, `{`, ``} {
 		if r, err := ReadRules([]byte(text)); err == nil {

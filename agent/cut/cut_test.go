@@ -98,6 +98,46 @@ func TestANodeThatWasSentAwayIsCut(t *testing.T) {
 	wantCut(t, k, "another connection from the same port", 1, 5, 6, 7, 9)
 }
 
+// A port that is gone is drained, and only who was sent away is cut there.
+func TestAPortThatIsGone(t *testing.T) {
+	p, k := testProxy()
+	mark := mesh.Mark("vm-1", time.Unix(1, 0))
+	tell(t, p, "", allow("*"))
+	e := from(1, "web")
+	e.mark = mark
+	p.take([]event{e, from(2, "web")})
+	p.Shown(secretType, testRules, nil)
+	p.judgeAll()
+	wantCut(t, k, "the port is gone")
+	rules := policy.RulesOf(nil, mesh.ActionDeny, "api", "")
+	rules.Away = []string{mark}
+	p.Shown(secretType, "open:api:9090", textBody(rules.Text()))
+	p.judgeAll()
+	wantCut(t, k, "its caller was sent away", 1)
+}
+
+func TestAPortThatBecomesStrict(t *testing.T) {
+	p, k := testProxy()
+	rules := policy.RulesOf([]*mesh.Intention{{Label: "api", Rules: []mesh.Permission{allow("*")}}}, mesh.ActionDeny, "api", "")
+	for _, strict := range []bool{false, true} {
+		rules.Strict = strict
+		p.Shown(secretType, testRules, textBody(rules.Text()))
+		p.judgeAll()
+		p.take([]event{from(1, ""), asking(from(2, ""), 1, "GET", "/"), from(3, "web"), asking(from(4, "web"), 1, "GET", "/")})
+		if !strict {
+			wantCut(t, k, "permissive")
+		}
+	}
+	for _, port := range []int{1, 2} {
+		if !slices.Contains(ports(k.destroyed), port) {
+			t.Errorf("strict: %d is not cut", port)
+		}
+	}
+	if list := ports(k.destroyed); slices.Contains(list, 3) || slices.Contains(list, 4) {
+		t.Errorf("strict: cut are %v", list)
+	}
+}
+
 func TestOnlyRunningCallsCount(t *testing.T) {
 	p, k := testProxy()
 	read := mesh.Permission{Action: mesh.ActionAllow, From: []string{"web"}, PathPrefix: "/read"}

@@ -144,6 +144,25 @@ func (p *Proxy) rulesOf(name string) (policy.Rules, bool) {
 	return r, ok
 }
 
+// sentAway says whether a certificate with this mark is believed no more. A port that
+// is gone has no rules: those of any other port say the same.
+func (p *Proxy) sentAway(name, mark string) bool {
+	if mark == "" {
+		return false
+	}
+	p.rulesMu.Lock()
+	defer p.rulesMu.Unlock()
+	if r, known := p.rules[name]; known {
+		return r.SentAway(mark)
+	}
+	for _, r := range p.rules {
+		if r.SentAway(mark) {
+			return true
+		}
+	}
+	return false
+}
+
 // judgeAll cuts what the rules deny by now.
 func (p *Proxy) judgeAll() {
 	p.mu.Lock()
@@ -201,12 +220,12 @@ type verdict struct {
 // judge cuts a connection when it, or one of these calls on it, may not stay; mu is held.
 func (p *Proxy) judge(at place, c *connection, calls map[call]bool, l *look) {
 	rules, known := p.rulesOf(c.rules)
-	if !known {
-		return // of a port that is no more: Envoy drains it
-	}
-	if rules.SentAway(c.mark) {
+	if p.sentAway(c.rules, c.mark) {
 		p.cut(at, c, reason{rules.To, c.caller, "its node was evicted, banned or replaced"}, l)
 		return
+	}
+	if !known {
+		return // of a port that is no more: Envoy drains it
 	}
 	ask := func(method, path string) verdict {
 		q := question{c.rules, c.caller, c.http, method, path}

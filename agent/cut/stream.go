@@ -20,6 +20,9 @@ import (
 	"github.com/kerege/kerege/policy"
 )
 
+// checkRoute begins the names of the routes of a host's checks, which need no right.
+const checkRoute = "check["
+
 // prefix of the names of the secrets that have the rules, and of the logs.
 const prefix = "open:"
 
@@ -106,6 +109,9 @@ func events(rules string, m *accesslogv3.StreamAccessLogsMessage) []event {
 		v, ok := common(rules, e.GetCommonProperties())
 		if !ok {
 			continue
+		}
+		if strings.HasPrefix(e.GetCommonProperties().GetRouteName(), checkRoute) {
+			continue // no intention is about it
 		}
 		method := e.GetRequest().GetRequestHeaders()[":method"]
 		if method == "" {

@@ -113,6 +113,8 @@ func TestEnvoysLogIsRead(t *testing.T) {
 		}
 		long.CommonProperties.AccessLogType = accesslogdatav3.AccessLogType_DownstreamEnd
 		step("it ends", 1, http)
+		long.CommonProperties.AccessLogType, long.CommonProperties.RouteName = accesslogdatav3.AccessLogType_DownstreamPeriodic, "check[0]"
+		step("a check of the host, which no intention is about", 1, http)
 		step("another log's entries", 1, identified(tcp(said(connected, 7)), "api/vm-1", "other"))
 	})
 }

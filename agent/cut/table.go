@@ -30,7 +30,8 @@ func (p *Proxy) take(list []event) {
 	for _, e := range list {
 		if e.over {
 			p.over(e)
-			if !e.http || !p.sentAway(e) {
+			if !e.http || !p.sentAway(e.rules, e.mark) {
+				// Only a node that was sent away is cut although its call is over.
 				continue
 			}
 		}
@@ -44,12 +45,6 @@ func (p *Proxy) take(list []event) {
 		}
 	}
 	p.tell(l)
-}
-
-// sentAway says whether a connection is to be cut although its call is over.
-func (p *Proxy) sentAway(e event) bool {
-	rules, _ := p.rulesOf(e.rules)
-	return rules.SentAway(e.mark)
 }
 
 func (p *Proxy) over(e event) {
