@@ -16,6 +16,7 @@ import (
 	"syscall"
 
 	"github.com/kerege/kerege/agent/capture"
+	"github.com/kerege/kerege/agent/envoy"
 	"github.com/kerege/kerege/agent/identity"
 	"github.com/kerege/kerege/api"
 )
@@ -254,8 +255,30 @@ func (a *Agent) recall() {
 		}
 		s.Placed = slices.DeleteFunc(slices.Clone(s.Placed), func(p placement) bool { return p.Gone && slices.Contains(over, p.key()) })
 	})
+	for _, k := range over {
+		a.clear(k)
+	}
 	a.log.Info("allocations are over", "workloads", over)
 	poke(a.changed)
+}
+
+// clear removes the folder of an allocation's proxy: no other will have its name.
+func (a *Agent) clear(k string) {
+	if err := os.RemoveAll(a.proxyDir(k)); err != nil {
+		a.log.Warn("what is no longer needed stays on disk", "workload", k, "error", err)
+	}
+}
+
+// vacant says that no Envoy has an allocation's folder: its sidecar has not called.
+func (a *Agent) vacant(k string) bool {
+	if _, id := cutKey(k); id == "" {
+		return false
+	}
+	_, claimed := a.claims.get(k)
+	known := false
+	a.memory.look(func(s *state) { _, known = s.Spaces[k] })
+	_, err := os.Stat(envoy.AdminSocket(a.proxyDir(k)))
+	return !claimed && !known && errors.Is(err, os.ErrNotExist)
 }
 
 // reclaimed takes a namespace that was claimed before this agent started. Who is

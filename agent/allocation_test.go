@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"errors"
 	"net"
 	"net/netip"
 	"os"
@@ -13,6 +14,7 @@ import (
 	"github.com/hashicorp/go-hclog"
 
 	"github.com/kerege/kerege/agent/capture"
+	"github.com/kerege/kerege/agent/envoy"
 	"github.com/kerege/kerege/agent/identity"
 	keregev1 "github.com/kerege/kerege/api/kerege/v1"
 	"github.com/kerege/kerege/config"
@@ -136,10 +138,14 @@ func TestAllocationsAreCapturedByThemselvesAndTheHostIsNot(t *testing.T) {
 	if len(f.st.Config.Workloads) != 2 {
 		t.Fatal("an allocation that is leaving lost its capture while it runs")
 	}
-	if err := os.Remove(path); err != nil {
+	folder := a.proxyDir(key)
+	if err := errors.Join(os.Remove(path), os.MkdirAll(folder, 0o700), os.WriteFile(envoy.AdminSocket(folder), nil, 0o600)); err != nil {
 		t.Fatal(err)
 	}
 	a.captureAllocations(t.Context(), look())
+	if _, err := os.Stat(folder); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("its proxy's folder stays: %v", err)
+	}
 	if ws := f.st.Config.Workloads; len(ws) != 1 || ws[0].Name != "db" {
 		t.Errorf("captured: %+v", ws)
 	}
@@ -150,6 +156,33 @@ func TestAllocationsAreCapturedByThemselvesAndTheHostIsNot(t *testing.T) {
 	})
 	if _, still := a.claims.get(key); still {
 		t.Error("its claim stays")
+	}
+}
+
+// An allocation that is stopped before its sidecar calls leaves no folder; one whose
+// Envoy is there keeps it until its namespace is gone.
+func TestTheFolderOfAnAllocationThatNeverCalled(t *testing.T) {
+	a, _ := newAllocated(t)
+	for _, c := range []struct {
+		key           string
+		admin, vacant bool
+	}{{"web/" + allocation, false, true}, {"web/" + allocation, true, false}, {"web", false, false}} {
+		folder := a.proxyDir(c.key)
+		if err := os.MkdirAll(folder, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if c.admin {
+			if err := os.WriteFile(envoy.AdminSocket(folder), nil, 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if got := a.vacant(c.key); got != c.vacant {
+			t.Errorf("%+v: %v", c, got)
+		}
+	}
+	claimOf(t, a, "api/"+allocation, filepath.Join(t.TempDir(), "ns"), 4711)
+	if a.vacant("api/" + allocation) {
+		t.Error("one whose sidecar called is taken for vacant")
 	}
 }
 

@@ -205,6 +205,9 @@ func (a *Agent) reconcile(ctx context.Context) {
 		if err := r.relay.Forget(); err != nil {
 			a.log.Warn("what is no longer needed stays on disk", "workload", k, "error", err)
 		}
+		if a.vacant(k) {
+			a.clear(k)
+		}
 	}
 	for _, r := range moved {
 		r.stop()

@@ -102,9 +102,13 @@ func (a *Agent) proxyID(service, workload string) mesh.ProxyID {
 	return mesh.ProxyID{Service: mesh.ServiceName(service), Node: a.node(), Workload: workload}
 }
 
+func (a *Agent) proxyDir(key string) string {
+	return filepath.Join(a.cfg.RunDir, "proxy", strings.ReplaceAll(key, "/", "."))
+}
+
 func (a *Agent) workload(p placement) *workload {
 	w := &workload{placement: p, id: a.proxyID(p.Service, p.Workload), slot: a.memory.slot(p.key())}
-	w.dir = filepath.Join(a.cfg.RunDir, "proxy", strings.ReplaceAll(p.key(), "/", "."))
+	w.dir = a.proxyDir(p.key())
 	for i := range a.cfg.Workloads {
 		if a.cfg.Workloads[i].Name == p.Service {
 			w.own = &a.cfg.Workloads[i]
