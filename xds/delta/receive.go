@@ -35,6 +35,9 @@ func (s *Session) Receive(now time.Time, req *discovery.DeltaDiscoveryRequest) e
 	for _, l := range req.GetResourceLocatorsUnsubscribe() {
 		unsub = append(unsub[:len(unsub):len(unsub)], l.GetName())
 	}
+	if name, long := tooLong(sub, unsub, req.GetInitialResourceVersions()); long {
+		return fmt.Errorf("%w: a name of %d bytes", ErrRequest, len(name))
+	}
 	first := !k.asked
 	k.asked = true
 	if first && len(sub) == 0 && len(unsub) == 0 {
@@ -52,7 +55,27 @@ func (s *Session) Receive(now time.Time, req *discovery.DeltaDiscoveryRequest) e
 	}
 	s.reconnected(now, k, initial)
 	k.note(now)
+	if len(k.items) > maxNames {
+		return fmt.Errorf("%w: more than %d names of %s", ErrRequest, maxNames, url)
+	}
 	return nil
+}
+
+// tooLong finds a name that no resource of ours has.
+func tooLong(sub, unsub []string, initial map[string]string) (string, bool) {
+	for _, list := range [][]string{sub, unsub} {
+		for _, name := range list {
+			if len(name) > maxName {
+				return name, true
+			}
+		}
+	}
+	for name, version := range initial {
+		if max(len(name), len(version)) > maxName {
+			return name, true
+		}
+	}
+	return "", false
 }
 
 func (k *kind) subscribe(name string, initial map[string]string) {

@@ -38,6 +38,13 @@ type Session struct {
 // maxKinds bounds the types that one client may ask for.
 const maxKinds = 32
 
+// What a client may name is kept for as long as its stream: so many names of a
+// type, each of so many bytes.
+const (
+	maxNames = 100_000
+	maxName  = 512
+)
+
 // settleTime is how long a reconnected client has to say all that it holds.
 const settleTime = time.Second
 
