@@ -25,6 +25,7 @@ Whoever still shows the certificates that were signed for it is refused by every
 and what is open by them is cut, as soon as the called host hears of it: at once, or when
 its agent is back; through a freeze, too. Only where a server was started frozen do they
 hear of it at thaw, and the answer says so. At the latest they end as kerege ca status says.
+What others have open at its own instances is left to end by itself; no new call goes there.
 
 A host is one that has joined, is connected, in the mesh, placed by a registry or named by
 a token. Tokens made before for its name, or for any, do not let it back. What cannot be
