@@ -1,8 +1,11 @@
-// Package nomad starts a real Nomad, server and client in one, for tests: on
+// Package nomad starts a real Nomad, a server and a client, for tests: on
 // loopback, in a lab (lab.Enter), with raw_exec.
 //
-// Promises: its state outlives Kill, so that it can be started again; it ends,
-// with its jobs, when Close is called, and with the lab in any case.
+// They are two processes, because a client that registers before its server has
+// a keyring tries again only after 15 to 30 s.
+//
+// Promises: their state outlives Kill, so that they can be started again; they end,
+// with their jobs, when Close is called, and with the lab in any case.
 package nomad
 
 import (
@@ -16,6 +19,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -43,8 +47,7 @@ type Agent struct {
 	Dir   string
 
 	opt  Options
-	cmd  *exec.Cmd
-	done chan struct{}
+	runs []*process // the server, then the client
 
 	consul *exec.Cmd
 	client *Client // nil: one host
@@ -52,8 +55,8 @@ type Agent struct {
 	orphans bool // tasks that outlived a Kill: nobody in a lab reaps them, and Nomad waits for that
 }
 
-const config = `
-data_dir             = "%[1]s/data"
+const serverConfig = `
+data_dir             = "%[1]s/server"
 bind_addr            = "%[2]s"
 name                 = "n1"
 disable_update_check = true
@@ -69,8 +72,27 @@ server {
   bootstrap_expect = 1
   raft_multiplier  = 1
 }
+acl { enabled = %[3]v }
+%[4]s
+`
+
+const firstConfig = `
+data_dir             = "%[1]s/data"
+bind_addr            = "127.0.0.1"
+name                 = "n1"
+disable_update_check = true
+log_level            = "WARN"
+advertise {
+  http = "127.0.0.1"
+  rpc  = "127.0.0.1"
+}
+ports {
+  http = 4656
+  rpc  = 4657
+}
 client {
   enabled           = true
+  servers           = ["%[2]s:4647"]
   network_interface = "%[3]s"
   cni_path          = "%[4]s"
   meta { rack = "r1" }
@@ -106,7 +128,7 @@ func Start(opt Options) (*Agent, error) {
 		if err := hasAddress(); err != nil {
 			return nil, err
 		}
-		if err := os.Chmod(dir, 0o711); err != nil {
+		if err := errors.Join(os.Chmod(dir, 0o711), os.Mkdir(filepath.Join(dir, "data"), 0o711)); err != nil {
 			return nil, fmt.Errorf("starting nomad: %w", err)
 		}
 	}
@@ -115,8 +137,13 @@ func Start(opt Options) (*Agent, error) {
 		without = ""
 	}
 	a := &Agent{Addr: "http://127.0.0.1:4646", Dir: dir, opt: opt}
-	if err := os.WriteFile(filepath.Join(dir, "agent.hcl"), fmt.Appendf(nil, config, dir, a.ip(), link, cniPath, without, opt.ACL, opt.More), 0o600); err != nil {
-		return nil, errors.Join(fmt.Errorf("starting nomad: %w", err), a.Close())
+	for name, text := range map[string][]byte{
+		"server": fmt.Appendf(nil, serverConfig, dir, a.ip(), opt.ACL, opt.More),
+		"client": fmt.Appendf(nil, firstConfig, dir, a.ip(), link, cniPath, without, opt.ACL, opt.More),
+	} {
+		if err := os.WriteFile(filepath.Join(dir, name+".hcl"), text, 0o600); err != nil {
+			return nil, errors.Join(fmt.Errorf("starting nomad: %w", err), a.Close())
+		}
 	}
 	if a.Client, err = api.NewClient(&api.Config{Address: a.Addr}); err != nil {
 		return nil, errors.Join(fmt.Errorf("starting nomad: %w", err), a.Close())
@@ -141,59 +168,6 @@ func hasAddress() error {
 		if out, err := exec.Command("ip", args...).CombinedOutput(); err != nil {
 			return fmt.Errorf("giving the host an address: %w: %s", err, out)
 		}
-	}
-	return nil
-}
-
-// Boot starts the agent, again after Kill, and waits until its node is ready.
-func (a *Agent) Boot() error {
-	path, err := parts.Find("nomad")
-	if err != nil {
-		return err
-	}
-	log, err := os.OpenFile(filepath.Join(a.Dir, "log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
-	if err != nil {
-		return fmt.Errorf("starting nomad: %w", err)
-	}
-	defer log.Close()
-	cmd := exec.Command(path, "agent", "-config", filepath.Join(a.Dir, "agent.hcl"))
-	cmd.Stdout, cmd.Stderr = log, log
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // a terminal's Ctrl-C is not its end: Close is
-	if err := cmd.Start(); err != nil {
-		return fmt.Errorf("starting nomad: %w", err)
-	}
-	done := make(chan struct{})
-	a.cmd, a.done = cmd, done
-	go func() { cmd.Wait(); close(done) }()
-	alive, stop := context.WithCancel(context.Background())
-	defer stop()
-	go func() {
-		select {
-		case <-done:
-			stop()
-		case <-alive.Done():
-		}
-	}()
-	err = lab.Until(alive, time.Minute, "nomad's node", func() error {
-		if a.opt.ACL && a.Token == "" {
-			token, _, err := a.ACLTokens().Bootstrap(nil)
-			if err != nil {
-				return err
-			}
-			a.Token = token.SecretID
-			a.SetSecretID(a.Token)
-		}
-		nodes, _, err := a.Nodes().List(nil)
-		if err != nil {
-			return err
-		}
-		if len(nodes) == 0 || nodes[0].Status != "ready" {
-			return errors.New("it is not ready")
-		}
-		return nil
-	})
-	if err != nil {
-		return fmt.Errorf("%w\n%s", err, a.Log())
 	}
 	return nil
 }
@@ -229,17 +203,26 @@ func (a *Agent) bootConsul() error {
 	})
 }
 
-// Kill ends the agent at once; its jobs go on.
+// Kill ends the server and the client at once; their jobs go on.
 func (a *Agent) Kill() {
 	a.orphans = true
-	a.cmd.Process.Kill()
-	<-a.done
+	for _, p := range a.runs {
+		p.Process.Kill()
+		<-p.done
+	}
+	a.runs = nil
 }
 
-// Signal sends to the agent, such as SIGSTOP.
-func (a *Agent) Signal(s syscall.Signal) error { return a.cmd.Process.Signal(s) }
+// Signal sends to the server and to the client, such as SIGSTOP.
+func (a *Agent) Signal(s syscall.Signal) error {
+	var errs []error
+	for _, p := range a.runs {
+		errs = append(errs, p.Process.Signal(s))
+	}
+	return errors.Join(errs...)
+}
 
-// Log is the end of what the agent wrote.
+// Log is the end of what they wrote.
 func (a *Agent) Log() string {
 	text, err := os.ReadFile(filepath.Join(a.Dir, "log"))
 	if err != nil {
@@ -268,22 +251,23 @@ func (a *Agent) Stop(namespace, job string) error {
 	return nil
 }
 
-// Close stops every job and the agent, and removes its files.
+// Close stops every job and the agents, and removes its files.
 func (a *Agent) Close() error {
 	var errs []error
 	var allocs []*api.AllocationListStub
-	if a.cmd != nil {
+	if len(a.runs) > 0 {
 		errs = append(errs, a.stopAll())
 		allocs, _, _ = a.Allocations().List(&api.QueryOptions{Namespace: "*"})
 		a.Kill()
 	}
 	// Cgroups are the machine's, not the lab's. A task's last process may be on
-	// its way out.
+	// its way out, or have outlived a Kill and not have heard that its job stops.
 	errs = append(errs, lab.Until(context.Background(), 5*time.Second, "the end of the tasks' cgroups", func() error {
 		for _, alloc := range allocs {
 			left, _ := filepath.Glob("/sys/fs/cgroup/*/nomad/" + alloc.ID + ".*")
 			for _, dir := range left {
 				if err := syscall.Rmdir(dir); err != nil {
+					endAll(dir)
 					return fmt.Errorf("removing %s: %w", dir, err)
 				}
 			}
@@ -299,6 +283,16 @@ func (a *Agent) Close() error {
 		a.consul.Wait()
 	}
 	return errors.Join(append(errs, os.RemoveAll(a.Dir))...)
+}
+
+// endAll kills what is in a cgroup.
+func endAll(dir string) {
+	list, _ := os.ReadFile(filepath.Join(dir, "cgroup.procs"))
+	for text := range strings.FieldsSeq(string(list)) {
+		if pid, err := strconv.Atoi(text); err == nil && pid > 1 {
+			syscall.Kill(pid, syscall.SIGKILL)
+		}
+	}
 }
 
 func (a *Agent) stopAll() error {

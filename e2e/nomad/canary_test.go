@@ -64,16 +64,16 @@ func (m *meshed) canary(web string) {
 	m.another("api-4", version("2"))
 	deployed(1, "running")
 	m.has("api", 4)
-	counted := func(duration time.Duration) (canary, calls int) {
+	counted := func(rate int, duration time.Duration) (canary, calls int) {
 		before := m.served("api-4", stable...)
-		r := m.load(web, "http://api.mesh:8080/", duration)
+		r := m.load(web, "http://api.mesh:8080/", rate, duration)
 		if r.Failed != 0 || r.ByCode[200] != r.Calls {
 			m.t.Fatalf("%+v", r)
 		}
 		return m.served("api-4", stable...) - before, r.Calls
 	}
-	m.until(30*time.Second, "calls to the canary", func() (bool, string) { n, of := counted(time.Second); return n > 0, fmt.Sprint(n, of) })
-	n, of := counted(20 * time.Second)
+	m.until(30*time.Second, "calls to the canary", func() (bool, string) { n, of := counted(50, time.Second); return n > 0, fmt.Sprint(n, of) })
+	n, of := counted(100, 10*time.Second)
 	m.t.Logf("of %d calls, %d went to the canary: %.1f %%, and 10 are asked for", of, n, 100*float64(n)/float64(of))
 	if share := float64(n) / float64(of); share < 0.06 || share > 0.14 { // 4 standard deviations of a thousand calls
 		m.t.Errorf("the canary's share is %.3f", share)
@@ -82,16 +82,15 @@ func (m *meshed) canary(web string) {
 	if err != nil {
 		m.t.Fatal(err)
 	}
-	done := make(chan report)
-	go func() { done <- m.load(web, "http://api.mesh:8080/", 12*time.Second) }()
+	end := m.calling(web, "http://api.mesh:8080/")
 	if _, _, err := m.a.Deployments().PromoteAll(d.ID, nil); err != nil {
 		m.t.Error(err)
 	}
-	if r := <-done; r.Failed != 0 || r.ByCode[200] != r.Calls || r.Calls < 500 {
-		m.t.Errorf("promoted under load: %+v", r)
-	} else {
-		m.t.Logf("promoted under load: %d calls, none failed", r.Calls)
-	}
+	m.until(60*time.Second, "the end of the version before", func() (bool, string) {
+		left := m.allocs("api-4", "api")
+		return len(left) == 1 && left[0] != stable[0], fmt.Sprint(left)
+	})
+	end(300)
 	sh(m.t, "rm "+rules+" && kerege apply && nomad job stop -detach api-4")
 	m.has("api", 2)
 }

@@ -87,7 +87,7 @@ func (m *meshed) checkedFromOutside(web string, apis []string) {
 		return len(list) == 3 && len(bad) == 0, fmt.Sprintf("%+v", bad)
 	})
 	began := time.Now()
-	for time.Since(began) < 7*time.Second { // a few more of every 2 s
+	for time.Since(began) < 5*time.Second { // two more of every 2 s
 		for _, c := range m.checks("api") {
 			if c.Status != "passing" {
 				m.t.Fatalf("a check does not stay: %+v", c)

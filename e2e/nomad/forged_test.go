@@ -44,7 +44,7 @@ func (m *meshed) forged(alloc string) {
 			m.t.Errorf("it has a certificate: %+v", w)
 		}
 	}
-	if r := m.load(alloc, "http://api.mesh:8080/", 3*time.Second); r.Failed != 0 || r.ByCode[200] != r.Calls || r.Calls == 0 {
+	if r := m.load(alloc, "http://api.mesh:8080/", 50, 2*time.Second); r.Failed != 0 || r.ByCode[200] != r.Calls || r.Calls == 0 {
 		m.t.Errorf("the service that the allocation is does not call any more: %+v", r)
 	}
 }

@@ -4,7 +4,6 @@ package nomad_test
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"os"
 	"os/exec"
@@ -197,25 +196,6 @@ func (m *meshed) allocs(job, group string) (ids []string) {
 	return ids
 }
 
-// report is what app load counted.
-type report struct {
-	Calls    int            `json:"calls"`
-	Failed   int            `json:"failed"`
-	ByCode   map[int]int    `json:"by_code"`
-	Errors   map[string]int `json:"errors"`
-	FirstBad string         `json:"first_failure"`
-}
-
-// load calls from an allocation's network namespace, as its application would.
-func (m *meshed) load(alloc, url string, duration time.Duration) (r report) {
-	m.t.Helper()
-	text := sh(m.t, fmt.Sprintf("nsenter --net=/run/netns/%s app load -rate 50 -for %s -url %s", alloc, duration, url))
-	if err := json.Unmarshal([]byte(text), &r); err != nil {
-		m.t.Fatalf("%v: %s", err, text)
-	}
-	return r
-}
-
 func TestAJobInTheMesh(t *testing.T) {
 	host(t)
 	p := readPage(t)
@@ -261,14 +241,14 @@ func TestAJobInTheMesh(t *testing.T) {
 			t.Errorf("%s is captured in %q", w.Workload, w.Netns)
 		}
 	}
-	r := m.load(web[0], "http://api.mesh:8080/", 5*time.Second)
+	r := m.load(web[0], "http://api.mesh:8080/", 50, 4*time.Second)
 	t.Logf("called: %+v", r)
-	if r.Failed != 0 || r.Calls < 200 || r.ByCode[200] != r.Calls {
+	if r.Failed != 0 || r.Calls < 150 || r.ByCode[200] != r.Calls {
 		m.logs()
 		t.Errorf("%+v", r)
 	}
 	for _, url := range []string{"http://web.mesh:8080/", "http://api.mesh:8080/"} { // api is nobody's guest
-		if r := m.load(apis[0], url, time.Second); r.ByCode[403] != r.Calls || r.Calls == 0 {
+		if r := m.load(apis[0], url, 50, time.Second); r.ByCode[403] != r.Calls || r.Calls == 0 {
 			t.Errorf("api calls %s: %+v", url, r)
 		}
 	}
@@ -315,16 +295,8 @@ func (m *meshed) stopsUnderLoad(web string) {
 	m.has("api", 4)
 	m.until(30*time.Second, "the applications", func() (bool, string) { return len(m.allocs("api-2", "api")) == 2, "" })
 	m.bothHalves(web)
-	done := make(chan report)
-	go func() { done <- m.load(web, "http://api.mesh:8080/", 18*time.Second) }()
-	time.Sleep(2 * time.Second) // calls before the stop
+	end := m.calling(web, "http://api.mesh:8080/")
 	sh(m.t, "nomad job stop -detach api-2")
-	r := <-done
-	m.t.Logf("called: %+v", r)
-	if r.Failed != 0 || r.Calls < 600 || r.ByCode[200] != r.Calls {
-		m.logs()
-		m.t.Errorf("%+v", r)
-	}
 	m.until(60*time.Second, "the stopped allocations' end", func() (bool, string) {
 		n := 0
 		for _, w := range m.status().Workloads {
@@ -334,6 +306,7 @@ func (m *meshed) stopsUnderLoad(web string) {
 		}
 		return n == 2, fmt.Sprintf("%+v", m.status().Workloads)
 	})
+	end(300)
 	if out := sh(m.t, "kerege capture status"); strings.Count(out, "/run/netns/") > 3 {
 		m.t.Errorf("more is captured than runs:\n%s", out)
 	}
@@ -364,7 +337,7 @@ func (m *meshed) bothHalves(web string) {
 	m.t.Helper()
 	m.until(30*time.Second, "calls to both halves", func() (bool, string) {
 		before := [2]int{m.served("web-api"), m.served("api-2")}
-		r := m.load(web, "http://api.mesh:8080/", 2*time.Second)
+		r := m.load(web, "http://api.mesh:8080/", 50, 2*time.Second)
 		in, out := m.served("web-api")-before[0], m.served("api-2")-before[1]
 		if r.Failed != 0 || r.ByCode[200] != r.Calls {
 			m.t.Fatalf("%+v", r)
@@ -375,17 +348,11 @@ func (m *meshed) bothHalves(web string) {
 }
 
 func (m *meshed) agentRestarts(web, restart string) {
-	done := make(chan report)
-	go func() { done <- m.load(web, "http://api.mesh:8080/", 12*time.Second) }()
-	time.Sleep(time.Second) // calls before the restart
+	end := m.calling(web, "http://api.mesh:8080/")
 	sh(m.t, restart)
-	r := <-done
-	m.t.Logf("called: %+v", r)
-	if r.Failed != 0 || r.ByCode[200] != r.Calls {
-		m.t.Errorf("%+v", r)
-	}
 	m.has("web", 1)
 	m.has("api", 2)
+	end(100)
 }
 
 func (m *meshed) withoutIdentity() {
