@@ -75,6 +75,9 @@ func printStatus(c *Call, st api.Status) {
 	t.add("generation", generation)
 	if f := st.Frozen; f != nil {
 		text := "FROZEN " + since(f.Since) + ": no proxy is told of a change before kerege thaw"
+		if f.Waiting > 0 {
+			text += "; " + waits(f)
+		}
 		if f.Reason != "" {
 			text += " (" + strconv.Quote(f.Reason) + ")"
 		}
@@ -99,7 +102,8 @@ func printStatus(c *Call, st api.Status) {
 	t.add("ca", fmt.Sprintf("root until %s, leaves live %s", st.CA.RootExpires.Format("2006-01-02"), ago(time.Duration(st.CA.LeafTTLSeconds*float64(time.Second)))))
 	t.fit(c.terminal)
 	if text := nobodyIn(st); text != "" {
-		fmt.Fprintln(c.out, "\n"+text)
+		fmt.Fprintln(c.out)
+		c.say(text, 2)
 	}
 	printTroubles(c, st)
 }

@@ -41,11 +41,14 @@ func portSuffix(port string) string {
 	return ":" + port
 }
 
+// instancesOf are those that registries know; the files' own are read from the files.
 func instancesOf(snap *mesh.Snapshot) []mesh.Instance {
 	var all []mesh.Instance
 	for _, name := range snap.Services() {
 		for _, in := range snap.Instances(name) {
-			all = append(all, *in)
+			if in.Source != "file" {
+				all = append(all, *in)
+			}
 		}
 	}
 	return all

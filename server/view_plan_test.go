@@ -120,7 +120,7 @@ func TestWarningsStay(t *testing.T) {
 	a := local[api.Applied](r, "POST", "/v1/apply", "")
 	st := local[api.Status](r, "GET", "/v1/status", "")
 	for what, all := range map[string][]api.Diagnostic{"plan": p.Warnings, "apply": a.Warnings, "status": st.Warnings} {
-		if len(all) != 1 || !strings.Contains(all[0].Summary, `subset "v2" of "canary" matches none`) || !strings.Contains(all[0].Where, "mesh.hcl") {
+		if len(all) != 1 || !strings.Contains(all[0].Summary, `subset "v2" of "canary" matches none of 1 instance`) || !strings.Contains(all[0].Where, "mesh.hcl") {
 			t.Errorf("%s warns of %+v", what, all)
 		}
 	}
