@@ -6,6 +6,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/binary"
+	"fmt"
 	"io"
 	"math/rand/v2"
 	"runtime"
@@ -367,9 +368,13 @@ func TestBigMessages(t *testing.T) {
 	if status.Code(err) != codes.Internal || !strings.Contains(err.Error(), "larger than") {
 		t.Errorf("a request to sign of 2 MiB: %v", err)
 	}
+	held := map[string]string{}
+	for i := range 2 << 20 / 400 {
+		held[fmt.Sprint(i, big[:400])] = "1"
+	}
 	s, err := discovery.NewAggregatedDiscoveryServiceClient(c).DeltaAggregatedResources(t.Context())
 	noError(t, err)
-	noError(t, s.Send(&discovery.DeltaDiscoveryRequest{Node: &corev3.Node{Id: "web/vm-1"}, TypeUrl: "type.googleapis.com/envoy.config.cluster.v3.Cluster", InitialResourceVersions: map[string]string{big: "1"}}))
+	noError(t, s.Send(&discovery.DeltaDiscoveryRequest{Node: &corev3.Node{Id: "web/vm-1"}, TypeUrl: "type.googleapis.com/envoy.config.cluster.v3.Cluster", InitialResourceVersions: held}))
 	_, err = s.Recv()
 	noError(t, err)
 }
