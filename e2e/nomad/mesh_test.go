@@ -256,6 +256,7 @@ func TestAJobInTheMesh(t *testing.T) {
 	t.Run("a job stops under load", func(t *testing.T) { (&meshed{t, m.a}).stopsUnderLoad(web[0]) })
 	t.Run("a canary takes its share", func(t *testing.T) { (&meshed{t, m.a}).canary(web[0]) })
 	t.Run("an agent restarts under load", func(t *testing.T) { (&meshed{t, m.a}).agentRestarts(web[0], p.next(t, "nomad job restart")) })
+	t.Run("an allocation is replaced while its sidecar starts", func(t *testing.T) { (&meshed{t, m.a}).replaced(web[0]) })
 	t.Run("a client is drained under load", func(t *testing.T) { (&meshed{t, m.a}).drained(web[0], p.next(t, "nomad node drain")) })
 	t.Run("a registration in consul is no identity", func(t *testing.T) { (&meshed{t, m.a}).forged(web[0]) })
 	t.Run("a job without an identity", func(t *testing.T) { (&meshed{t, m.a}).withoutIdentity() })
