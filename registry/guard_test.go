@@ -218,8 +218,10 @@ func TestAFlappingServiceIsFollowedOnceASecond(t *testing.T) {
 		var p mesh.Part
 		for i := range 100 {
 			p = instances("api", 3)
-			if i%2 == 0 {
-				p.Instances[0].Health = mesh.Unhealthy
+			for k := range p.Instances { // what holds a second later is never what was pushed last
+				if i%7>>k&1 == 1 {
+					p.Instances[k].Health = mesh.Unhealthy
+				}
 			}
 			a.say <- p
 			time.Sleep(200 * time.Millisecond)
