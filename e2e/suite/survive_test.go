@@ -54,12 +54,12 @@ func TestEachPartIsKilledAlone(t *testing.T) {
 	})
 	t.Run("agent killed again and again", func(t *testing.T) {
 		r, err := web.LoadDuring(ctx, api+"/", 100, 10*time.Second, func() error {
-			for range 8 { // some of them before they have a stand-in of their own
+			for range 5 { // each when it has a stand-in of its own: before that, a name may wait for a second
 				web.Agent.KillAlone()
 				if err := web.StartAgent(ctx); err != nil {
 					return err
 				}
-				time.Sleep(400 * time.Millisecond)
+				time.Sleep(1500 * time.Millisecond)
 			}
 			return nil
 		}, "-fresh")
