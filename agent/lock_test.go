@@ -6,6 +6,7 @@ import (
 	"os"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/kerege/kerege/config"
 )
@@ -31,4 +32,20 @@ func TestOneAgentADataDir(t *testing.T) {
 		t.Fatal("after the first has ended: ", err)
 	}
 	third.lock.Close()
+}
+
+// A killed agent's lock may outlive it for a moment.
+func TestALockThatIsLetGoIsWaitedFor(t *testing.T) {
+	dir := t.TempDir()
+	first, err := lockDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	timer := time.AfterFunc(50*time.Millisecond, func() { first.Close() })
+	defer timer.Stop()
+	second, err := lockDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	second.Close()
 }
